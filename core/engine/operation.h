@@ -1,0 +1,74 @@
+// Operation: one thing the core has been asked to do, attempted until it is done.
+//
+//     start --> ready --attempt()--> done --finish()--> destroyed
+//                 ^         |
+//                 |         +-- Restart{waitable} --> waiting --woken--+
+//                 |         +-- Restart{outside}  --> outside --ran----+
+//                 +----------------------------------------------------+
+//
+// The stash of an operation is its own data members. An operation is destroyed with the monitor
+// held, after finish(), so that holds and references in its stash may be dropped there.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+#include "core/engine/attempt.h"
+
+namespace fusefs {
+
+class Scheduler;
+
+class Operation {
+ public:
+  Operation() = default;
+  Operation(const Operation&) = delete;
+  Operation& operator=(const Operation&) = delete;
+  virtual ~Operation();
+
+  // For messages and lock reports.
+  virtual const char* name() const = 0;
+
+  // One attempt. Monitor held. A value or an Error ends the operation.
+  virtual Attempt<void> attempt() = 0;
+
+  // Tells the outcome to whoever asked. Called once, without the monitor.
+  virtual void finish(Result<void> outcome) { (void)outcome; }
+
+  // Background operations loop for ever; they neither count as live nor have a restart bound.
+  virtual bool is_background() const { return false; }
+
+  uint32_t restart_count() const { return restart_count_; }
+
+  // Resets the bound on restarts without progress: more is done than at the last restart.
+  void note_progress() {
+    restarts_without_progress_ = 0;
+    forced_restarts_ = 0;
+  }
+
+  // The operation being attempted on this thread, or null.
+  static Operation* current();
+
+ private:
+  friend class Scheduler;
+  friend class Waitable;
+  friend bool forced_restart_due();
+  friend Restart restart_after_outside(std::function<void()> work);
+
+  Scheduler* scheduler_ = nullptr;
+  Waitable* waiting_on_ = nullptr;
+  Operation* wait_previous_ = nullptr;
+  Operation* wait_next_ = nullptr;
+  uint64_t wait_start_ns_ = 0;
+  uint32_t restart_count_ = 0;
+  uint32_t restarts_without_progress_ = 0;
+  uint32_t forced_restarts_ = 0;
+  std::function<void()> outside_work_;
+  Result<void> outcome_;
+};
+
+// Lets the monitor go, runs `work` (a copy, a checksum, a system call), and attempts the operation
+// again. `work` may touch only memory that the operation's stash keeps from changing.
+Restart restart_after_outside(std::function<void()> work);
+
+}  // namespace fusefs

@@ -1,0 +1,124 @@
+// Scheduler: which operation is attempted next, who waits for what, and when timers fire.
+//
+// It knows no threads: whoever is inside the monitor calls run(), then does what run() hands out
+// (outside work, finishing) without the monitor, and hands it back. Worker (worker.h) is that loop.
+//
+// In tests the next operation is chosen by a seeded Random, and every ATTEMPT may be made to
+// restart for no reason; in production the ready queue is first in, first out.
+//
+// Invariants:
+//   (1) An operation is in exactly one of: ready queue, one waitable, being attempted, outside.
+//   (2) An operation that restarts without progress more than `restarts_max` times is a bug, and
+//       the program stops with its name.
+//
+// Monitor held for every call.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "core/base/clock.h"
+#include "core/base/random.h"
+#include "core/engine/attempt.h"
+#include "core/engine/operation.h"
+#include "core/engine/waitable.h"
+
+namespace fusefs {
+
+struct SchedulerOptions {
+  // Chooses among ready operations; null: first in, first out.
+  Random* choice = nullptr;
+  // Forced restarts at ATTEMPT, with this probability, drawn from `forced`.
+  Random* forced = nullptr;
+  double forced_restart_probability = 0.0;
+  // Restarts without progress before a CHECK; 0: unlimited. Background operations are exempt.
+  uint32_t restarts_max = 0;
+};
+
+// After so many forced restarts an operation is left in peace until it notes progress: one with a
+// hundred ATTEMPTs in a row would otherwise never get through.
+inline constexpr uint32_t kForcedRestartsMax = 24;
+
+// How many attempts run() makes before it lets others into the monitor.
+inline constexpr int kAttemptsPerRun = 64;
+
+struct SchedulerStats {
+  uint64_t started_count = 0;
+  uint64_t finished_count = 0;
+  uint64_t attempt_count = 0;
+  std::array<uint64_t, kRestartReasonCount> restart_count = {};
+  uint32_t restarts_of_one_operation_max = 0;
+};
+
+class Scheduler {
+ public:
+  explicit Scheduler(const Clock& clock, SchedulerOptions options = {});
+  ~Scheduler();
+  Scheduler(const Scheduler&) = delete;
+  Scheduler& operator=(const Scheduler&) = delete;
+
+  void start(std::unique_ptr<Operation> operation);
+
+  // What run() could not do inside the monitor.
+  struct Handout {
+    std::vector<std::unique_ptr<Operation>> finished;  // finish(), then retire()
+    std::vector<Operation*> outside;                   // run_outside(), then outside_done()
+    bool empty() const { return finished.empty() && outside.empty(); }
+  };
+  // Attempts what is ready, at most kAttemptsPerRun. True if more is ready.
+  bool run(Handout& handout);
+
+  // Without the monitor: tells the outcome.
+  static void finish(Operation& operation);
+  // Without the monitor: the work that the operation asked for.
+  static void run_outside(Operation& operation);
+  void outside_done(Operation& operation);
+  void retire(std::vector<std::unique_ptr<Operation>>& finished) { finished.clear(); }
+
+  // Wakes `waitable` at `deadline_ns` (monotonic). Cancelled with the returned handle; the
+  // waitable must outlive the timer.
+  using TimerId = uint64_t;
+  TimerId wake_at(uint64_t deadline_ns, Waitable& waitable);
+  void cancel_timer(TimerId id);
+  std::optional<uint64_t> next_deadline_ns() const;
+  // Wakes what is due by the clock.
+  void fire_timers();
+
+  bool has_ready() const { return !ready_.empty(); }
+  // Operations started and not finished, background ones aside.
+  uint64_t live_count() const { return live_count_; }
+  const Clock& clock() const { return clock_; }
+  const SchedulerStats& stats() const { return stats_; }
+
+  // Drops background operations; Requires that they are waiting (shutdown).
+  void drop_background();
+
+ private:
+  friend class Waitable;
+  friend bool forced_restart_due();
+
+  void make_ready(Operation& operation);
+  Operation* take_ready();
+  void settle(Operation& operation, const Attempt<void>& attempt, Handout& handout);
+  bool draw_forced_restart(Operation& operation);
+
+  const Clock& clock_;
+  const SchedulerOptions options_;
+  std::deque<Operation*> ready_;
+  std::map<Operation*, std::unique_ptr<Operation>> background_;  // owned here until drop
+  uint64_t live_count_ = 0;
+  struct Timer {
+    TimerId id;
+    Waitable* waitable;
+  };
+  std::multimap<uint64_t, Timer> timers_;
+  TimerId next_timer_ = 1;
+  SchedulerStats stats_;
+};
+
+}  // namespace fusefs

@@ -1,0 +1,69 @@
+// TwoStateLock: many adders or many blockers, never both.
+//
+// Adders put pages into a mapping (faults, buffered writes, writeback); blockers need that nobody
+// does (direct writes, truncate, punch, clone). A newcomer joins the present state unless the
+// other side waits; when the last holder leaves, everybody of the other side who waits is woken
+// first. Waiting is a restart: nothing is granted while asleep.
+//
+// Order: inode -> two-state -> folio. A hold may be kept across a restart only by a direct write,
+// a truncate, a punch, a clone and writeback, none of which waits for another two-state lock, for
+// cache memory, or for an adder that does (docs/ENGINE.md).
+#pragma once
+
+#include <cstdint>
+
+#include "core/engine/attempt.h"
+#include "core/engine/waitable.h"
+
+namespace fusefs {
+
+class TwoStateLock;
+
+enum class TwoState : uint8_t { adder, blocker };
+
+// One hold; dropped with the object. The lock must outlive it.
+class TwoStateHold {
+ public:
+  TwoStateHold() = default;
+  TwoStateHold(TwoStateHold&& other) noexcept
+      : lock_(std::exchange(other.lock_, nullptr)), side_(other.side_) {}
+  TwoStateHold& operator=(TwoStateHold&& other) noexcept {
+    std::swap(lock_, other.lock_);
+    std::swap(side_, other.side_);
+    return *this;
+  }
+  ~TwoStateHold() { release(); }
+  void release();
+  bool held() const { return lock_ != nullptr; }
+
+ private:
+  friend class TwoStateLock;
+  TwoStateHold(TwoStateLock& lock, TwoState side) : lock_(&lock), side_(side) {}
+  TwoStateLock* lock_ = nullptr;
+  TwoState side_ = TwoState::adder;
+};
+
+class TwoStateLock {
+ public:
+  ~TwoStateLock() { CHECK(holders_ == 0); }
+
+  // Restarts  while the other side holds it, or waits and nobody holds it.
+  Attempt<TwoStateHold> add() { return acquire(TwoState::adder); }
+  Attempt<TwoStateHold> block() { return acquire(TwoState::blocker); }
+
+  uint32_t holder_count() const { return holders_; }
+  TwoState state() const { return state_; }
+
+ private:
+  friend class TwoStateHold;
+  Attempt<TwoStateHold> acquire(TwoState side);
+  void release(TwoState side);
+  Waitable& queue(TwoState side) { return side == TwoState::adder ? adders_ : blockers_; }
+
+  TwoState state_ = TwoState::adder;
+  uint32_t holders_ = 0;
+  Waitable adders_;    // adders that wait
+  Waitable blockers_;  // blockers that wait
+};
+
+}  // namespace fusefs
