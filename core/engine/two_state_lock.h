@@ -5,6 +5,12 @@
 // other side waits; when the last holder leaves, everybody of the other side who waits is woken
 // first. Waiting is a restart: nothing is granted while asleep.
 //
+// A blocker may ask to be alone (truncate, punch, clone): then no other blocker is inside either.
+//
+// Never sleep on this lock with a locked folio in the stash: on a restart an operation first
+// settles what its stash holds (fills, unlocks), then asks for the lock. Sleeping on a folio with
+// this lock held is the right order.
+//
 // Order: inode -> two-state -> folio. A hold may be kept across a restart only by a direct write,
 // a truncate, a punch, a clone and writeback, none of which waits for another two-state lock, for
 // cache memory, or for an adder that does (docs/ENGINE.md).
@@ -50,6 +56,8 @@ class TwoStateLock {
   // Restarts  while the other side holds it, or waits and nobody holds it.
   Attempt<TwoStateHold> add() { return acquire(TwoState::adder); }
   Attempt<TwoStateHold> block() { return acquire(TwoState::blocker); }
+  // Restarts  while anybody holds it
+  Attempt<TwoStateHold> block_alone();
 
   uint32_t holder_count() const { return holders_; }
   TwoState state() const { return state_; }
@@ -64,6 +72,8 @@ class TwoStateLock {
   uint32_t holders_ = 0;
   Waitable adders_;    // adders that wait
   Waitable blockers_;  // blockers that wait
+  Waitable loners_;    // blockers that wait to be alone
+  bool alone_ = false;
 };
 
 }  // namespace fusefs

@@ -23,7 +23,8 @@ inline constexpr uint64_t kWritebackRunBytes = 4ull << 20;
 
 struct WritebackStash {
   NodePins pins;
-  TwoStateHold hold;
+  TwoStateHold hold;           // adder, while a run is under way
+  bool caller_blocks = false;  // the caller holds the inode's blocker state: take no hold
   ~WritebackStash();
   WritebackStash();
   // Extended by the owner of writeback.cc.
