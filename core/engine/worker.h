@@ -12,6 +12,8 @@ namespace fusefs {
 
 class Worker {
  public:
+  static constexpr int kRoundsMax = 16;
+
   Worker(Monitor& monitor, Scheduler& scheduler) : monitor_(monitor), scheduler_(scheduler) {}
 
   // `inside` runs once at the first entry: complete I/O, start operations.
@@ -30,6 +32,32 @@ class Worker {
       take_back(handout);
       more = scheduler_.run(handout);
     }
+  }
+
+  // The same for a thread that has other things to look after: at most kRoundsMax rounds, true if
+  // operations are still ready then. `leaving(more)` runs inside before each leave; `left()` runs
+  // without the monitor before what was handed out is done, which may take long: submit I/O.
+  template <class Inside, class Leaving, class Left>
+  bool run_rounds(Inside&& inside, Leaving&& leaving, Left&& left) {
+    bool more = false;
+    Scheduler::Handout handout;
+    {
+      MonitorHold hold(monitor_);
+      inside();
+      more = scheduler_.run(handout);
+      leaving(more);
+    }
+    for (int round = 1; more || !handout.empty(); ++round) {
+      left();
+      do_outside(handout);
+      const bool is_last = round >= kRoundsMax;
+      MonitorHold hold(monitor_);
+      take_back(handout);
+      more = is_last ? scheduler_.has_ready() : scheduler_.run(handout);
+      leaving(more);
+      if (is_last) break;
+    }
+    return more;
   }
 
  private:

@@ -96,6 +96,7 @@ class ReactorGroup {
 
   void join(Reactor& reactor);
   void leave(Reactor& reactor);
+  void wake_all();
   std::mutex members_mutex_;  // innermost lock: taken with and without the monitor
   std::vector<Reactor*> members_;
 };
@@ -120,7 +121,8 @@ class Reactor {
  private:
   friend class ReactorGroup;
   class Impl;
-  explicit Reactor(std::unique_ptr<Impl> impl);
+  Reactor();
+  ReactorGroup* group_ = nullptr;  // once it has joined
   std::unique_ptr<Impl> impl_;
 };
 

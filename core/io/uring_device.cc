@@ -1,0 +1,63 @@
+#include "core/io/uring_device.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "core/base/check.h"
+#include "core/io/device_ring.h"
+
+namespace fusefs {
+namespace {
+
+// The kernel registers no single buffer larger than this.
+constexpr size_t kRegionBytesMax = size_t{1} << 30;
+
+}  // namespace
+
+UringDevice::UringDevice(ProbedDevice probed, const DeviceOptions& options)
+    : probed_(std::move(probed)), options_(options) {
+  if (geometry().can_discard) {
+    discard_method_ = geometry().is_block_device ? Method::uring_command : Method::fallocate;
+  }
+}
+
+UringDevice::~UringDevice() = default;
+
+Result<std::unique_ptr<UringDevice>> UringDevice::open(const std::string& path,
+                                                       const DeviceOptions& options,
+                                                       std::string* message) {
+  TRY(ProbedDevice probed, probe_device(path, options, message));
+  TRY(const std::unique_ptr<Ring> tried, Ring::create(Ring::Mode::interrupt, 1, message));
+  return std::unique_ptr<UringDevice>(new UringDevice(std::move(probed), options));
+}
+
+void UringDevice::submit(IoRequest request, const Ref<IoTicket>& ticket) {
+  DeviceRing* ring = DeviceRing::of_this_thread(*this);
+  CHECK_MSG(ring != nullptr, "this thread has attached no ring to the device");
+  ring->queue(std::move(request), ticket);
+}
+
+void UringDevice::register_buffers(std::span<const iovec> regions) {
+  regions_.clear();
+  for (const iovec& region : regions) {
+    for (size_t at = 0; at < region.iov_len; at += kRegionBytesMax) {
+      regions_.push_back({static_cast<char*>(region.iov_base) + at,
+                          std::min(kRegionBytesMax, region.iov_len - at)});
+    }
+  }
+}
+
+Result<std::unique_ptr<DeviceRing>> UringDevice::attach() { return DeviceRing::create(*this); }
+
+UringFacts UringDevice::facts() const {
+  UringFacts facts;
+  facts.direct_io = probed_.direct_io;
+  facts.iopoll = options_.iopoll;
+  facts.registered_file = registered_file_;
+  facts.registered_buffers = registered_buffers_;
+  facts.defer_taskrun = defer_taskrun_;
+  for (const iovec& region : regions_) facts.registered_bytes += region.iov_len;
+  return facts;
+}
+
+}  // namespace fusefs
