@@ -55,9 +55,10 @@ struct Restart {
 };
 
 inline Restart restart_now() { return Restart{nullptr, RestartReason::again}; }
-inline Restart restart_after(Waitable& waitable, RestartReason reason) {
-  return Restart{&waitable, reason};
-}
+// From here on a wake of `waitable`, or its end, is not missed, also while the attempt leaves: what
+// it drops on its way out may be the very thing it asked to wait for. Of several calls in one
+// attempt only the one whose Restart the attempt returns has an effect.
+Restart restart_after(Waitable& waitable, RestartReason reason);
 
 template <class T>
 class [[nodiscard]] Attempt {
@@ -136,6 +137,17 @@ bool forced_restart_due();
   do {                                                                     \
     auto attempt_result = (expr);                                          \
     if (!attempt_result.ok()) return ::fusefs::Unfinished(attempt_result); \
+    if (::fusefs::forced_restart_due())                                    \
+      return ::fusefs::Restart{nullptr, ::fusefs::RestartReason::forced};  \
+  } while (false)
+
+// ATTEMPT_INTO(target, expr): assigns the value to `target`, a member of the stash, before a forced
+// restart may happen: for what must not be dropped and done again, such as blocks handed out.
+#define ATTEMPT_INTO(target, expr)                                         \
+  do {                                                                     \
+    auto attempt_result = (expr);                                          \
+    if (!attempt_result.ok()) return ::fusefs::Unfinished(attempt_result); \
+    (target) = std::move(attempt_result).value();                          \
     if (::fusefs::forced_restart_due())                                    \
       return ::fusefs::Restart{nullptr, ::fusefs::RestartReason::forced};  \
   } while (false)

@@ -1,37 +1,54 @@
 // Truncate, fallocate, seek: the shape of a file.
 //
-// All hold the blocker state of the inode's two-state lock until they are done, write out and drop
-// the folios concerned, and work in steps of one transaction each. A truncate that takes more than
-// one step leaves an orphan item until it is finished, so that a mount after a crash finishes it.
+// All hold the blocker state of the inode's two-state lock, alone, until they are done, drop the
+// folios concerned, and work in steps of one transaction each. A truncate that takes more than one
+// step leaves an orphan item until it is finished, so that a mount after a crash finishes it.
+//
+// What is cut off within a block becomes zero on the device before the size or the map changes:
+// bytes beyond the end of a file are zero on the device, always.
 //
 // Monitor held for every call.
 #pragma once
 
 #include "core/file/file_context.h"
-#include "core/file/writeback.h"
+#include "core/io/aligned_buffer.h"
 
 namespace fusefs {
+
+// Zeroing part of one block: in its folio, and on the device where it is mapped and written.
+struct EdgeStash {
+  AlignedBuffer block;
+  Ref<IoTicket> ticket;
+  Reservation reservation;
+  std::optional<BlockRange> allocated;  // in place of a shared block; handed out, not committed
+  IoGuard guard;
+  enum class Phase : uint8_t { start, reading, writing, done } phase = Phase::start;
+};
 
 struct ShapeStash {
   NamespaceStash names;
   TwoStateHold hold;
-  WritebackStash writeback;
-  Ref<IoTicket> ticket;
+  EdgeStash first_edge;
+  EdgeStash last_edge;
   Reservation reservation;
-  std::vector<BlockRange> allocated;
-  FileBlock cursor;
-  int phase = 0;
-  FolioRef folio;
+  std::optional<BlockRange> allocated;  // handed out, not committed
+  Space* space = nullptr;               // where `allocated` goes back to
+  FileBlock cursor;                     // cut up to here
+  FileBlock allocate_cursor;            // allocated up to here
+  enum class Phase : uint8_t { start, cutting, allocating, finishing, done } phase = Phase::start;
+  ~ShapeStash();
 };
 
 // Sets the size. Growing leaves a hole; shrinking frees, and zeroes the rest of the last block.
-//   Errors  file_too_large, no_space (a shared last block must be copied), io_failed,
-//           not_permitted
+//   Restarts  two_state, folio_locked, data_io, node_load, journal_space
+//   Errors    file_too_large, no_space (a shared last block must be copied), io_failed,
+//             not_permitted (immutable, append-only)
 Attempt<void> set_size(FileContext& context, Inode& inode, uint64_t size, bool kill_suid,
                        ShapeStash& stash);
 
 enum class FallocateMode : uint8_t { allocate, punch_hole, zero_range };
-//   Errors  no_space: nothing beyond what was allocated before is undone; file_too_large
+// `len` is at least 1.
+//   Errors  no_space: what was allocated before stays; file_too_large; not_permitted; io_failed
 Attempt<void> fallocate_range(FileContext& context, Inode& inode, FallocateMode mode, uint64_t pos,
                               uint64_t len, bool keep_size, ShapeStash& stash);
 
@@ -40,7 +57,12 @@ Attempt<void> fallocate_range(FileContext& context, Inode& inode, FallocateMode 
 Attempt<uint64_t> seek_data(FileContext& context, Inode& inode, uint64_t pos, NodePins& pins);
 Attempt<uint64_t> seek_hole(FileContext& context, Inode& inode, uint64_t pos, NodePins& pins);
 
-// What is left of a truncate that a crash interrupted (OrphanKind::truncate).
+// What is left of a truncate that a crash interrupted (OrphanKind::truncate): removes what lies
+// beyond the size, then the orphan item.
 Attempt<void> finish_truncate(FileContext& context, Inode& inode, ShapeStash& stash);
+
+// Zeroes bytes [pos, pos + len) of a file, all in one block. Requires the blocker state, alone.
+Attempt<void> zero_within_block(FileContext& context, Inode& inode, uint64_t pos, uint32_t len,
+                                EdgeStash& stash);
 
 }  // namespace fusefs

@@ -104,7 +104,8 @@ class Space final : public SpaceMap {
   // Hands out up to `want` contiguous blocks, at least one, near `goal` (a block, or none), and
   // takes as many from `reservation`.
   //   Restarts  bitmap_load;  Errors  io_failed, corrupt
-  // The caller commits them (Transaction::allocate) or gives them back (cancel).
+  // The caller commits them (Transaction::allocate) or gives them back (cancel); it keeps them in
+  // its stash with ATTEMPT_INTO, so that a restart does not lose them.
   Attempt<BlockRange> allocate(BlockCount want, std::optional<BlockNo> goal,
                                Reservation& reservation);
   // Gives back blocks handed out and not committed; the promise is not renewed.
