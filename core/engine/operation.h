@@ -55,8 +55,16 @@ class Operation {
   friend bool forced_restart_due();
   friend Restart restart_after_outside(std::function<void()> work);
 
+  enum class State : uint8_t { ready, attempting, waiting, outside, done };
+
   Scheduler* scheduler_ = nullptr;
-  Waitable* waiting_on_ = nullptr;
+  State state_ = State::ready;
+  RestartReason last_restart_ = RestartReason::again;
+  // Every started operation that is not done, in the order of start.
+  Operation* live_previous_ = nullptr;
+  Operation* live_next_ = nullptr;
+  Waitable* waiting_on_ = nullptr;  // set already while attempting, by restart_after()
+  Waitable* woken_by_ = nullptr;    // what woke it since, in the same attempt
   Operation* wait_previous_ = nullptr;
   Operation* wait_next_ = nullptr;
   uint64_t wait_start_ns_ = 0;

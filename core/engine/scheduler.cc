@@ -26,6 +26,8 @@ std::string_view restart_reason_name(RestartReason reason) {
 
 void Waitable::enqueue(Operation& operation) {
   operation.waiting_on_ = this;
+  operation.woken_by_ = nullptr;
+  operation.wait_start_ns_ = operation.scheduler_->clock().monotonic_ns();
   operation.wait_previous_ = tail_;
   operation.wait_next_ = nullptr;
   (tail_ != nullptr ? tail_->wait_next_ : head_) = &operation;
@@ -45,12 +47,21 @@ void Waitable::remove(Operation& operation) {
   --count_;
 }
 
-void Waitable::wake_all() {
-  while (head_ != nullptr) {
-    Operation& operation = *head_;
-    remove(operation);
-    operation.scheduler_->make_ready(operation);
+void Waitable::wake(Operation& operation, bool first) {
+  remove(operation);
+  if (operation.state_ == Operation::State::attempting) {
+    operation.woken_by_ = this;  // settle_wait() looks
+  } else {
+    operation.scheduler_->make_ready(operation, first);
   }
+}
+
+void Waitable::wake_all() {
+  while (head_ != nullptr) wake(*head_, false);
+}
+
+void Waitable::wake_all_first() {
+  while (tail_ != nullptr) wake(*tail_, true);  // last first: each goes before the one behind it
 }
 
 unsigned long long Waitable::oldest_wait_start_ns() const { return head_->wait_start_ns_; }
@@ -62,6 +73,11 @@ Operation::~Operation() {
 }
 
 Operation* Operation::current() { return t_current; }
+
+Restart restart_after(Waitable& waitable, RestartReason reason) {
+  if (t_current != nullptr) Scheduler::prepare_wait(*t_current, waitable);
+  return Restart{&waitable, reason};
+}
 
 Restart restart_after_outside(std::function<void()> work) {
   CHECK(t_current != nullptr);
@@ -76,32 +92,53 @@ bool forced_restart_due() {
 // ---- Scheduler ----
 
 Scheduler::Scheduler(const Clock& clock, SchedulerOptions options)
-    : clock_(clock), options_(options) {}
+    : clock_(clock), options_(options) {
+  CHECK(options_.forced_restart_probability <= 0.0 || options_.forced != nullptr);
+}
 
 Scheduler::~Scheduler() {
   drop_background();
-  CHECK_MSG(live_count_ == 0, "operations are still under way");
+  CHECK_MSG(live_count_ == 0, describe_operations().c_str());
+}
+
+void Scheduler::link(Operation& operation) {
+  operation.live_previous_ = last_live_;
+  (last_live_ != nullptr ? last_live_->live_next_ : first_live_) = &operation;
+  last_live_ = &operation;
+  if (!operation.is_background()) ++live_count_;
+}
+
+void Scheduler::unlink(Operation& operation) {
+  Operation* previous = std::exchange(operation.live_previous_, nullptr);
+  Operation* next = std::exchange(operation.live_next_, nullptr);
+  (previous != nullptr ? previous->live_next_ : first_live_) = next;
+  (next != nullptr ? next->live_previous_ : last_live_) = previous;
+  if (!operation.is_background()) --live_count_;
 }
 
 void Scheduler::start(std::unique_ptr<Operation> operation) {
+  CHECK(operation->scheduler_ == nullptr);
   operation->scheduler_ = this;
   ++stats_.started_count;
-  Operation* raw = operation.get();
-  if (raw->is_background()) {
-    background_.emplace(raw, std::move(operation));
-  } else {
-    ++live_count_;
-    operation.release();  // owned by the queues until it is handed out as finished
-  }
-  make_ready(*raw);
+  Operation& started = *operation.release();
+  link(started);
+  make_ready(started);
 }
 
-void Scheduler::make_ready(Operation& operation) { ready_.push_back(&operation); }
+void Scheduler::make_ready(Operation& operation, bool first) {
+  operation.state_ = Operation::State::ready;
+  if (abandoning_) return;
+  if (first) {
+    ready_.push_front(&operation);
+  } else {
+    ready_.push_back(&operation);
+  }
+}
 
 Operation* Scheduler::take_ready() {
-  size_t index = 0;
-  if (options_.choice != nullptr) index = options_.choice->below(ready_.size());
-  std::swap(ready_[index], ready_.front());
+  if (options_.choice != nullptr) {
+    std::swap(ready_[options_.choice->below(ready_.size())], ready_.front());
+  }
   Operation* operation = ready_.front();
   ready_.pop_front();
   return operation;
@@ -115,49 +152,114 @@ bool Scheduler::draw_forced_restart(Operation& operation) {
   return true;
 }
 
-bool Scheduler::run(Handout& handout) {
-  for (int i = 0; i < kAttemptsPerRun && !ready_.empty(); ++i) {
+bool Scheduler::run(Handout& handout, int attempts_max) {
+  CHECK_MSG(t_current == nullptr, "run() from inside an attempt");
+  for (int i = 0; i < attempts_max && !ready_.empty(); ++i) {
     Operation* operation = take_ready();
     ++stats_.attempt_count;
-    Operation* outer = std::exchange(t_current, operation);
+    operation->state_ = Operation::State::attempting;
+    t_current = operation;
     const Attempt<void> attempt = operation->attempt();
-    t_current = outer;
+    t_current = nullptr;
     settle(*operation, attempt, handout);
   }
   return !ready_.empty();
 }
 
 void Scheduler::settle(Operation& operation, const Attempt<void>& attempt, Handout& handout) {
-  if (!attempt.must_restart()) {
-    operation.outcome_ = attempt.ok() ? Result<void>() : Result<void>(attempt.error());
-    ++stats_.finished_count;
-    stats_.restarts_of_one_operation_max =
-        std::max(stats_.restarts_of_one_operation_max, operation.restart_count_);
-    auto owned = background_.find(&operation);
-    if (owned != background_.end()) {
-      handout.finished.push_back(std::move(owned->second));
-      background_.erase(owned);
-    } else {
-      --live_count_;
-      handout.finished.emplace_back(&operation);
-    }
-    return;
+  // A restart that the attempt asked for and then did not return is forgotten.
+  const bool restarts = attempt.must_restart();
+  Waitable* on = restarts ? attempt.restart().on : nullptr;
+  if (operation.waiting_on_ != nullptr && operation.waiting_on_ != on) {
+    operation.waiting_on_->remove(operation);
   }
-  const Restart& restart = attempt.restart();
+  if (!restarts || attempt.restart().reason != RestartReason::outside) {
+    operation.outside_work_ = nullptr;
+  }
+  if (restarts) {
+    settle_restart(operation, attempt.restart(), handout);
+  } else {
+    settle_done(operation, attempt.ok() ? Result<void>() : attempt.error(), handout);
+  }
+  operation.woken_by_ = nullptr;
+}
+
+void Scheduler::settle_done(Operation& operation, Result<void> outcome, Handout& handout) {
+  operation.outcome_ = outcome;
+  operation.state_ = Operation::State::done;
+  ++stats_.finished_count;
+  stats_.restarts_of_one_operation_max =
+      std::max(stats_.restarts_of_one_operation_max, operation.restart_count_);
+  unlink(operation);
+  handout.finished.emplace_back(&operation);
+}
+
+void Scheduler::settle_restart(Operation& operation, const Restart& restart, Handout& handout) {
   ++operation.restart_count_;
   ++operation.restarts_without_progress_;
+  operation.last_restart_ = restart.reason;
   ++stats_.restart_count[static_cast<size_t>(restart.reason)];
-  if (options_.restarts_max != 0 && !operation.is_background()) {
-    CHECK_MSG(operation.restarts_without_progress_ <= options_.restarts_max, operation.name());
-  }
+  if (restart.reason == RestartReason::idle) operation.note_progress();  // its work is done
+  check_progress(operation);
+
   if (restart.reason == RestartReason::outside) {
+    operation.state_ = Operation::State::outside;
     handout.outside.push_back(&operation);
   } else if (restart.on != nullptr) {
-    operation.wait_start_ns_ = clock_.monotonic_ns();
-    restart.on->enqueue(operation);
+    settle_wait(operation, *restart.on);
   } else {
     make_ready(operation);
   }
+}
+
+void Scheduler::prepare_wait(Operation& operation, Waitable& waitable) {
+  if (operation.waiting_on_ != nullptr) operation.waiting_on_->remove(operation);
+  waitable.enqueue(operation);
+}
+
+void Scheduler::settle_wait(Operation& operation, Waitable& waitable) {
+  if (operation.woken_by_ == &waitable) {  // woken already, perhaps gone: do not touch it
+    make_ready(operation);
+    return;
+  }
+  if (operation.waiting_on_ == nullptr) waitable.enqueue(operation);
+  operation.state_ = Operation::State::waiting;
+}
+
+void Scheduler::check_progress(const Operation& operation) const {
+  if (options_.restarts_max == 0 || operation.is_background()) return;
+  if (operation.restarts_without_progress_ <= options_.restarts_max) return;
+  const std::string who = std::string(operation.name()) + ": too many restarts, the last for " +
+                          std::string(restart_reason_name(operation.last_restart_));
+  CHECK_MSG(operation.restarts_without_progress_ <= options_.restarts_max, who.c_str());
+}
+
+std::string Scheduler::describe_operations() const {
+  std::string text;
+  for (const Operation* at = first_live_; at != nullptr; at = at->live_next_) {
+    text += "\n  ";
+    text += at->name();
+    switch (at->state_) {
+      case Operation::State::ready:
+        text += ": ready, after ";
+        break;
+      case Operation::State::attempting:
+        text += ": being attempted, after ";
+        break;
+      case Operation::State::outside:
+        text += ": at work outside, after ";
+        break;
+      case Operation::State::waiting:
+      case Operation::State::done:
+        text += ": waits for ";
+        text += restart_reason_name(at->last_restart_);
+        text += ", after ";
+        break;
+    }
+    text += std::to_string(at->restart_count_) + " restarts";
+    if (at->is_background()) text += " (background)";
+  }
+  return text;
 }
 
 void Scheduler::finish(Operation& operation) { operation.finish(operation.outcome_); }
@@ -167,6 +269,7 @@ void Scheduler::run_outside(Operation& operation) {
 }
 
 void Scheduler::outside_done(Operation& operation) {
+  CHECK(operation.state_ == Operation::State::outside);
   operation.outside_work_ = nullptr;
   make_ready(operation);
 }
@@ -200,11 +303,32 @@ void Scheduler::fire_timers() {
   }
 }
 
+// An operation may wait for a waitable of its own, and what its stash lets go may wake others that
+// are about to be destroyed: it leaves every queue before its members go.
+void Scheduler::destroy(Operation& operation) {
+  if (operation.waiting_on_ != nullptr) operation.waiting_on_->remove(operation);
+  std::erase(ready_, &operation);
+  unlink(operation);
+  delete &operation;
+}
+
 void Scheduler::drop_background() {
-  for (auto& [raw, owned] : background_) {
-    std::erase(ready_, raw);
+  for (Operation* at = first_live_; at != nullptr;) {
+    Operation& operation = *at;
+    at = at->live_next_;
+    if (!operation.is_background()) continue;
+    CHECK_MSG(operation.state_ != Operation::State::outside, operation.name());
+    destroy(operation);
   }
-  background_.clear();
+}
+
+void Scheduler::abandon() {
+  CHECK_MSG(t_current == nullptr, "abandon() from inside an attempt");
+  abandoning_ = true;
+  ready_.clear();
+  timers_.clear();
+  while (first_live_ != nullptr) destroy(*first_live_);  // what destructors start goes as well
+  abandoning_ = false;
 }
 
 }  // namespace fusefs

@@ -8,6 +8,7 @@
 //
 // Invariants:
 //   (1) An operation is in exactly one of: ready queue, one waitable, being attempted, outside.
+//       (While being attempted it may also be in the waitable it is about to wait for.)
 //   (2) An operation that restarts without progress more than `restarts_max` times is a bug, and
 //       the program stops with its name.
 //
@@ -20,6 +21,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "core/base/clock.h"
@@ -70,8 +72,8 @@ class Scheduler {
     std::vector<Operation*> outside;                   // run_outside(), then outside_done()
     bool empty() const { return finished.empty() && outside.empty(); }
   };
-  // Attempts what is ready, at most kAttemptsPerRun. True if more is ready.
-  bool run(Handout& handout);
+  // Attempts what is ready, at most `attempts_max` times. True if more is ready.
+  bool run(Handout& handout, int attempts_max = kAttemptsPerRun);
 
   // Without the monitor: tells the outcome.
   static void finish(Operation& operation);
@@ -92,26 +94,49 @@ class Scheduler {
   bool has_ready() const { return !ready_.empty(); }
   // Operations started and not finished, background ones aside.
   uint64_t live_count() const { return live_count_; }
+  // One line for each operation that is not done, background ones too: what it is and waits for.
+  std::string describe_operations() const;
   const Clock& clock() const { return clock_; }
   const SchedulerStats& stats() const { return stats_; }
 
-  // Drops background operations; Requires that they are waiting (shutdown).
+  // Destroys the background operations. Requires that none of them is outside (shutdown).
   void drop_background();
+
+  // Destroys every operation where it stands, ready, waiting or outside, and forgets all timers,
+  // as a power cut or kill -9 would. Nobody is told an outcome. Operations handed out as finished
+  // are the caller's.
+  //   Requires  no attempt is running; the outside work that was handed out is not being done and
+  //             never will be; outside_done() is not called for it.
+  //   The objects the stashes refer to are still alive; the device delivers nothing any more, or
+  //   nothing into memory that belonged to a stash.
+  void abandon();
 
  private:
   friend class Waitable;
   friend bool forced_restart_due();
+  friend Restart restart_after(Waitable& waitable, RestartReason reason);
 
-  void make_ready(Operation& operation);
+  void link(Operation& operation);
+  void unlink(Operation& operation);
+  void make_ready(Operation& operation, bool first = false);
   Operation* take_ready();
   void settle(Operation& operation, const Attempt<void>& attempt, Handout& handout);
+  void settle_done(Operation& operation, Result<void> outcome, Handout& handout);
+  void settle_restart(Operation& operation, const Restart& restart, Handout& handout);
+  static void prepare_wait(Operation& operation, Waitable& waitable);
+  void settle_wait(Operation& operation, Waitable& waitable);
+  void check_progress(const Operation& operation) const;
+  void destroy(Operation& operation);
   bool draw_forced_restart(Operation& operation);
 
   const Clock& clock_;
   const SchedulerOptions options_;
   std::deque<Operation*> ready_;
-  std::map<Operation*, std::unique_ptr<Operation>> background_;  // owned here until drop
+  // Owned here from start() until handed out as finished.
+  Operation* first_live_ = nullptr;
+  Operation* last_live_ = nullptr;
   uint64_t live_count_ = 0;
+  bool abandoning_ = false;
   struct Timer {
     TimerId id;
     Waitable* waitable;

@@ -36,11 +36,13 @@ Attempt<TwoStateHold> TwoStateLock::block_alone() {
 void TwoStateLock::release(TwoState side) {
   CHECK(holders_ > 0 && state_ == side);
   if (--holders_ != 0) return;
-  alone_ = false;
-  // The other side first: what is woken now is attempted before what arrives later.
-  queue(other(side)).wake_all();
-  loners_.wake_all();
-  queue(side).wake_all();
+  const bool was_alone = std::exchange(alone_, false);
+  // The turn goes round: adders, blockers, loners, adders. With a fixed preference two kinds that
+  // always wait would keep the third out for ever. And all of them go before newcomers that are
+  // ready already, who would find the lock free and take it for their side.
+  Waitable* turn[] = {&adders_, &blockers_, &loners_};
+  const size_t next = was_alone ? 0 : side == TwoState::adder ? 1 : 2;
+  for (size_t i = 3; i-- > 0;) turn[(next + i) % 3]->wake_all_first();
 }
 
 }  // namespace fusefs

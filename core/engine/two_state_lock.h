@@ -2,10 +2,13 @@
 //
 // Adders put pages into a mapping (faults, buffered writes, writeback); blockers need that nobody
 // does (direct writes, truncate, punch, clone). A newcomer joins the present state unless the
-// other side waits; when the last holder leaves, everybody of the other side who waits is woken
-// first. Waiting is a restart: nothing is granted while asleep.
+// other side waits; when the last holder leaves, everybody who waits is attempted next, before
+// newcomers, and those first whose turn it is. Waiting is a restart: nothing is granted while
+// asleep.
 //
 // A blocker may ask to be alone (truncate, punch, clone): then no other blocker is inside either.
+//
+//      turns:  adders --> blockers --> loners --> adders     (who does not wait is passed over)
 //
 // Never sleep on this lock with a locked folio in the stash: on a restart an operation first
 // settles what its stash holds (fills, unlocks), then asks for the lock. Sleeping on a folio with
@@ -53,7 +56,7 @@ class TwoStateLock {
  public:
   ~TwoStateLock() { CHECK(holders_ == 0); }
 
-  // Restarts  while the other side holds it, or waits and nobody holds it.
+  // Restarts  while the other side or a loner holds it, or waits for it while ours holds it
   Attempt<TwoStateHold> add() { return acquire(TwoState::adder); }
   Attempt<TwoStateHold> block() { return acquire(TwoState::blocker); }
   // Restarts  while anybody holds it

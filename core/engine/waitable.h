@@ -2,7 +2,7 @@
 //
 // Examples: a node being read, a folio's writeback, a commit becoming durable. Waking moves the
 // operations to the scheduler's ready queue; it grants them nothing, they look again.
-// A waitable that goes away wakes whoever waits for it.
+// A waitable that goes away wakes whoever waits for it, also one whose attempt is just leaving.
 //
 // Monitor held for every call.
 #pragma once
@@ -21,6 +21,8 @@ class Waitable {
   ~Waitable() { wake_all(); }
 
   void wake_all();
+  // The same, but before everything that is ready already: newcomers find the woken served.
+  void wake_all_first();
   bool has_waiters() const { return head_ != nullptr; }
   size_t waiter_count() const { return count_; }
   // When the longest-waiting operation began to wait, monotonic; requires has_waiters().
@@ -31,6 +33,7 @@ class Waitable {
   friend class Scheduler;
   void enqueue(Operation& operation);
   void remove(Operation& operation);
+  void wake(Operation& operation, bool first);
 
   Operation* head_ = nullptr;  // first come, first woken
   Operation* tail_ = nullptr;
