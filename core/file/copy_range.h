@@ -1,34 +1,57 @@
-// copy_file_range and clones: blocks are shared where both ranges are block-aligned to each
-// other, the rest is copied through folios.
+// copy_file_range and clones: blocks are shared where both ranges lie alike within their blocks,
+// the rest is copied through folios.
+//
+//     source   |..h|bbbb|bbbb|bbbb|t..|        h, t: copied
+//     target   |..h|bbbb|bbbb|bbbb|t..|        b:    shared, one tree change per extent
+//
+// A last block that ends with the source is shared too, when the target ends there as well.
 //
 // Monitor held for every call.
 #pragma once
 
+#include "core/file/read.h"
 #include "core/file/truncate.h"
 #include "core/file/write.h"
+#include "core/file/writeback.h"
 
 namespace fusefs {
 
 struct CopyStash {
+  uint64_t done = 0;  // bytes finished; survives restarts and errors
+  uint64_t len = 0;   // as clipped to the source
+  bool begun = false;
   NamespaceStash names;
-  WritebackStash writeback;
-  TwoStateHold source_hold;
-  TwoStateHold target_hold;
-  FileBlock cursor;
-  int phase = 0;
-  uint64_t done = 0;
+  // The segment under way.
+  uint64_t segment_len = 0;  // 0: none
+  bool sharing = false;
+  enum class Phase : uint8_t {
+    start,
+    filling,
+    storing,
+    flushing,
+    locking,
+    sharing
+  } phase = Phase::start;
+  // Sharing.
+  std::unique_ptr<WritebackStash> writeback;
+  TwoStateHold lower_hold;  // of the inode with the lower number
+  TwoStateHold higher_hold;
+  FileBlock cursor;  // source blocks before it are shared
+  // Copying.
   AlignedBuffer buffer;
-  size_t buffered = 0;
-  WriteStash write;
-  struct ReadPart;
-  std::shared_ptr<ReadPart> read;
+  size_t filled = 0;
+  std::unique_ptr<ReadStash> read;
+  std::unique_ptr<WriteStash> write;
 };
 
 // Makes `len` bytes of `to` at `to_pos` read as those of `from` at `from_pos`; the target grows as
-// needed. The source's dirty pages in the range are written first: the copy is the source at one
-// moment. One call shares at most kCloneStepBlocks blocks per transaction; a crash leaves a prefix.
-//   Returns   bytes copied; short at the end of the source
-//   Errors    overlapping_ranges (same file), no_space, file_too_large, not_permitted, io_failed
+// needed. The source's dirty pages in the range are written first: what is shared is the source at
+// one moment, during which neither file is written. Each transaction shares a prefix further; a
+// crash leaves such a prefix.
+//   Returns   bytes copied; less at the end of the source, or when an error follows some progress
+//   Restarts  two_state, writeback, data_io, folio_locked, node_load, journal_space, memory
+//   Errors    overlapping_ranges (same file), no_space, file_too_large, not_permitted, io_failed,
+//             invalid_argument (not regular files)
 Attempt<uint64_t> copy_range(FileContext& context, Inode& from, uint64_t from_pos, Inode& to,
                              uint64_t to_pos, uint64_t len, CopyStash& stash);
 

@@ -35,18 +35,6 @@ Attempt<void> take_alone(Inode& inode, TwoStateHold& hold) {
   return {};
 }
 
-// Drops the folios of `range`, dirty or not. Nobody adds any: the caller blocks.
-Attempt<void> drop_folios(FileContext& context, Inode& inode, FileRange range) {
-  FolioRef folio = inode.mapping.at_or_after(range.first);
-  while (folio && folio->index < range.end) {
-    if (folio->locked) return restart_after(folio->changed, RestartReason::folio_locked);
-    if (folio->writeback) return restart_after(folio->changed, RestartReason::writeback);
-    folio = inode.mapping.at_or_after(folio->index + BlockCount(1));
-  }
-  context.cache.discard(inode.mapping, range);
-  return {};
-}
-
 // The inode as one step of a change of its map leaves it on the device.
 InodeAttr step_attr(FileContext& context, const Inode& inode, int64_t block_difference,
                     uint64_t disk_size) {
@@ -164,6 +152,17 @@ Attempt<void> zero_edges(FileContext& context, Inode& inode, uint64_t pos, uint6
 }
 
 }  // namespace
+
+Attempt<void> drop_folios(FileContext& context, Inode& inode, FileRange range) {
+  FolioRef folio = inode.mapping.at_or_after(range.first);
+  while (folio && folio->index < range.end) {
+    if (folio->locked) return restart_after(folio->changed, RestartReason::folio_locked);
+    if (folio->writeback) return restart_after(folio->changed, RestartReason::writeback);
+    folio = inode.mapping.at_or_after(folio->index + BlockCount(1));
+  }
+  context.cache.discard(inode.mapping, range);
+  return {};
+}
 
 ShapeStash::~ShapeStash() {
   if (allocated && space != nullptr) space->cancel(*allocated);

@@ -1,0 +1,205 @@
+#include "core/file/copy_range.h"
+
+#include <algorithm>
+
+namespace fusefs {
+namespace {
+
+// Bytes that are copied at once where blocks cannot be shared.
+constexpr uint64_t kCopyBytes = 1 << 20;
+
+// One call's files and positions, with what is done so far taken off.
+struct Ends {
+  Inode& from;
+  uint64_t from_pos;
+  Inode& to;
+  uint64_t to_pos;
+};
+
+// The next segment: how long, and whether its blocks are shared.
+struct Segment {
+  uint64_t len = 0;
+  bool sharing = false;
+};
+
+Segment next_segment(const Ends& ends, uint64_t left) {
+  const uint64_t within = ends.from_pos % kBlockBytes;
+  if (within != ends.to_pos % kBlockBytes) return {std::min(left, kCopyBytes), false};
+  if (within != 0) return {std::min(left, kBlockBytes - within), false};
+  const uint64_t whole = left - left % kBlockBytes;
+  const bool ends_both =
+      ends.from_pos + left == ends.from.attr.size && ends.to_pos + left >= ends.to.attr.size;
+  if (ends_both) return {left, true};
+  if (whole != 0) return {whole, true};
+  return {left, false};
+}
+
+Attempt<void> check_copy(FileContext& context, const Ends& ends, uint64_t len) {
+  if (!context.health.writable()) return Error::read_only_volume;
+  if (ends.from.attr.is_directory() || ends.to.attr.is_directory()) return Error::is_a_directory;
+  if (!ends.from.attr.is_regular() || !ends.to.attr.is_regular()) return Error::invalid_argument;
+  if ((ends.to.attr.flags & (kInodeImmutable | kInodeAppendOnly)) != 0) {
+    return Error::not_permitted;
+  }
+  if (ends.to_pos > kFileBytesMax || len > kFileBytesMax - ends.to_pos) {
+    return Error::file_too_large;
+  }
+  if (ends.from.ino == ends.to.ino && ends.from_pos < ends.to_pos + len &&
+      ends.to_pos < ends.from_pos + len) {
+    return Error::overlapping_ranges;
+  }
+  return {};
+}
+
+// Copies one segment through the stash's buffer.
+Attempt<void> copy_segment(FileContext& context, const Ends& ends, CopyStash& stash) {
+  using Phase = CopyStash::Phase;
+  if (stash.phase == Phase::start) {
+    if (!stash.buffer) stash.buffer = AlignedBuffer(kCopyBytes + 2 * kBlockBytes);
+    stash.read = std::make_unique<ReadStash>();
+    stash.phase = Phase::filling;
+  }
+  if (stash.phase == Phase::filling) {
+    ATTEMPT_INTO(stash.filled, read_file(context, ends.from, ends.from_pos, stash.segment_len,
+                                         stash.buffer.bytes(), *stash.read));
+    stash.read.reset();
+    stash.write = std::make_unique<WriteStash>();
+    stash.phase = Phase::storing;
+  }
+  WriteRequest request;
+  request.pos = ends.to_pos;
+  request.data =
+      ConstBytes(stash.buffer.bytes()).subspan(ends.from_pos % kBlockBytes, stash.filled);
+  ATTEMPT(const size_t written, write_buffered(context, ends.to, request, *stash.write));
+  stash.write.reset();
+  stash.done += written;
+  // The source has become shorter: that was its end.
+  if (stash.filled < stash.segment_len) stash.len = stash.done;
+  return {};
+}
+
+// Takes both files' blocker state, the lower inode number first.
+Attempt<void> lock_both(const Ends& ends, CopyStash& stash) {
+  Inode& lower = ends.from.ino < ends.to.ino ? ends.from : ends.to;
+  Inode& higher = ends.from.ino < ends.to.ino ? ends.to : ends.from;
+  if (!stash.lower_hold.held()) ATTEMPT_INTO(stash.lower_hold, lower.pages_lock.block_alone());
+  if (higher.ino != lower.ino && !stash.higher_hold.held()) {
+    ATTEMPT_INTO(stash.higher_hold, higher.pages_lock.block_alone());
+  }
+  return {};
+}
+
+// Shares blocks from stash.cursor to `source.end`, a transaction at a time.
+Attempt<void> share_steps(FileContext& context, const Ends& ends, FileRange source,
+                          CopyStash& stash) {
+  const FileBlock target = file_block_at(ends.to_pos);
+  const uint64_t final_size = std::max(ends.to.attr.size, ends.to_pos + stash.segment_len);
+  while (stash.cursor < source.end) {
+    Transaction txn(context.store, stash.names.pins);
+    const FileRange left{stash.cursor, source.end};
+    const FileBlock at = target + (stash.cursor - source.first);
+    ATTEMPT(const ExtentChange change, share_range(txn, ends.from.ino, left, ends.to.ino, at));
+    const uint64_t shared_bytes = block_bytes(change.done - stash.cursor);
+    InodeAttr attr = ends.to.attr;
+    attr.block_count =
+        BlockCount(attr.block_count.value() + static_cast<uint64_t>(change.block_difference));
+    attr.mtime = attr.ctime = context.inodes.now();
+    ++attr.change_count;
+    // On the device the target grows with what is there; bytes that its own dirty pages will
+    // bring come later, with them.
+    const uint64_t reached = std::min(final_size, file_pos(at) + shared_bytes);
+    const uint64_t memory_size = std::max(ends.to.attr.size, reached);
+    attr.size = std::max(ends.to.disk_size, reached);
+    const InodeValue value = attr.to_value();
+    txn.put(inode_key(attr.ino), bytes_of(value));
+    txn.shows_data(context.write_cache.last_write());
+    ATTEMPT_OK(txn.prepare());
+    stash.names.seq = txn.commit();
+    const uint64_t disk_size = attr.size;
+    ends.to.attr = attr;
+    ends.to.attr.size = memory_size;
+    context.inodes.saved(ends.to, stash.names.seq, disk_size, true);
+    stash.cursor = change.done;
+    context.stats.clone_bytes += shared_bytes;
+    Operation::current()->note_progress();
+  }
+  return {};
+}
+
+Attempt<void> share_segment(FileContext& context, const Ends& ends, CopyStash& stash) {
+  using Phase = CopyStash::Phase;
+  const FileRange source{file_block_at(ends.from_pos),
+                         file_block_end(ends.from_pos + stash.segment_len)};
+  const FileRange target = file_range(file_block_at(ends.to_pos), source.count());
+  if (stash.phase == Phase::start) {
+    stash.writeback = std::make_unique<WritebackStash>();
+    stash.phase = Phase::flushing;
+  }
+  if (stash.phase == Phase::flushing) {
+    // Most of what is dirty goes while others may still work on both files.
+    ATTEMPT_OK(write_back(context, ends.from, source, *stash.writeback));
+    stash.writeback = std::make_unique<WritebackStash>();
+    stash.writeback->caller_blocks = true;
+    stash.phase = Phase::locking;
+  }
+  ATTEMPT_OK(lock_both(ends, stash));
+  if (stash.phase == Phase::locking) {
+    ATTEMPT_OK(write_back(context, ends.from, source, *stash.writeback));
+    stash.cursor = source.first;
+    stash.phase = Phase::sharing;
+  }
+  const uint64_t source_size = ends.from.attr.size;
+  if (source_size < ends.from_pos + stash.segment_len) {
+    // Truncated before the lock was ours: the caller plans again with what is left.
+    stash.len = stash.done + (source_size > ends.from_pos ? source_size - ends.from_pos : 0);
+  } else {
+    ATTEMPT_OK(drop_folios(context, ends.to, target));
+    ATTEMPT_OK(share_steps(context, ends, source, stash));
+    ++context.stats.clone_count;
+    stash.done += stash.segment_len;
+  }
+  stash.writeback.reset();
+  stash.lower_hold.release();
+  stash.higher_hold.release();
+  return {};
+}
+
+Attempt<void> copy_segments(FileContext& context, Inode& from, uint64_t from_pos, Inode& to,
+                            uint64_t to_pos, CopyStash& stash) {
+  while (stash.done < stash.len) {
+    const Ends ends{from, from_pos + stash.done, to, to_pos + stash.done};
+    if (stash.segment_len == 0) {
+      const Segment segment = next_segment(ends, stash.len - stash.done);
+      stash.segment_len = segment.len;
+      stash.sharing = segment.sharing;
+      stash.phase = CopyStash::Phase::start;
+    }
+    // A finished segment is forgotten in the attempt that finished it: it must not run twice.
+    const Attempt<void> attempt =
+        stash.sharing ? share_segment(context, ends, stash) : copy_segment(context, ends, stash);
+    if (!attempt.ok()) return attempt;
+    stash.segment_len = 0;
+    Operation::current()->note_progress();
+  }
+  return {};
+}
+
+}  // namespace
+
+Attempt<uint64_t> copy_range(FileContext& context, Inode& from, uint64_t from_pos, Inode& to,
+                             uint64_t to_pos, uint64_t len, CopyStash& stash) {
+  if (!stash.begun) {
+    const uint64_t size = from.attr.size;
+    stash.len = from_pos < size ? std::min(len, size - from_pos) : 0;
+    ATTEMPT_OK(check_copy(context, {from, from_pos, to, to_pos}, stash.len));
+    ATTEMPT_OK(context.names.kill_privileges(to.ino, false, stash.names));
+    stash.begun = true;
+  }
+  const Attempt<void> attempt = copy_segments(context, from, from_pos, to, to_pos, stash);
+  if (attempt.must_restart()) return attempt.restart();
+  // What was copied before an error stays and is reported; the next call meets the error.
+  if (attempt.failed() && stash.done == 0) return attempt.error();
+  return stash.done;
+}
+
+}  // namespace fusefs
