@@ -5,10 +5,14 @@
 // and waits until a flush that began later has completed. Callers that come while a flush is under
 // way share the next one.
 //
+// A failed flush is the last: the kernel and the device may have dropped what it covered, and a
+// later one would succeed without it. Every flush after it fails with its error.
+//
 // Monitor held for every call.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "core/io/block_device.h"
 
@@ -29,7 +33,7 @@ class WriteCache {
 
   // Makes everything up to `stamp` durable.
   //   Restarts  on the flush
-  //   Errors    of the flush, to everybody who shares it
+  //   Errors    of the flush, to everybody who shares it and to all who come later
   // `ticket` is the caller's stash; empty at the first call.
   Attempt<void> flush(WriteStamp stamp, Ref<IoTicket>& ticket);
 
@@ -43,6 +47,7 @@ class WriteCache {
   WriteStamp durable_ = 0;    // covered by a completed flush
   WriteStamp in_flight_ = 0;  // covered by the flush under way
   Ref<IoTicket> flush_;       // under way, or null
+  std::optional<Error> failed_;
   uint64_t flush_count_ = 0;
 };
 

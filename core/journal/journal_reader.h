@@ -64,7 +64,8 @@ class JournalReader {
   enum class Phase : uint8_t { find_batch, hand_out, end };
 
   Attempt<void> load(uint32_t blocks);
-  void start_read();
+  void start_read(uint32_t blocks);
+  size_t window_at() const { return size_t{window_first_} * kBlockBytes; }
   Attempt<bool> find_batch();
   bool header_plausible(const BatchHeader& header) const;
   Result<void> decode_batch(ConstBytes batch);
@@ -79,8 +80,10 @@ class JournalReader {
 
   // Ring blocks from head_ on, in the order of the log: a wrap is not visible here.
   AlignedBuffer window_;
-  uint32_t window_blocks_ = 0;   // valid
+  uint32_t window_first_ = 0;    // the block of window_ that holds head_
+  uint32_t window_blocks_ = 0;   // valid, from there on
   uint32_t reading_blocks_ = 0;  // being read behind them
+  bool reads_ahead_ = true;
   Ref<IoTicket> read_;
 
   std::deque<LoggedTransaction> transactions_;  // of the batch, point into window_
