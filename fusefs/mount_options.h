@@ -1,0 +1,65 @@
+// Mount options: what `-o a,b=c,d` asks for.
+//
+// Takes everything that mount(8), fstab and systemd may hand over: options of the kernel are kept
+// for the mount, options of the tools above us (defaults, _netdev, x-...) are ignored, ours are
+// parsed and checked. Anything else is refused with one line that names it.
+//
+// It opens nothing and knows no FUSE.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/base/error.h"
+#include "core/inode/namespace.h"
+
+namespace fusefs {
+
+enum class UringMode : uint8_t { automatic, on, off };
+
+inline constexpr uint64_t kCacheBytesMin = 4ull << 20;
+inline constexpr uint64_t kCacheBytesMax = 1ull << 42;
+inline constexpr uint32_t kThreadsMax = 64;
+inline constexpr uint32_t kBackgroundMax = 4096;
+
+struct MountOptions {
+  // Of the kernel.
+  bool read_only = false;
+  bool sync = false;        // every change is durable before it is answered
+  bool dirsync = false;     // every change of a directory is
+  std::optional<bool> dev;  // unset: as mount(8) and fusermount3 have it
+  std::optional<bool> exec;
+  std::optional<bool> suid;
+  std::optional<bool> allow_other;  // unset: yes for root, no for others
+  std::string fsname;               // unset: the source
+
+  // Of the volume.
+  uint64_t cache_bytes = 256ull << 20;
+  bool discard = false;
+  bool skip_recovery = false;
+  bool lazytime = false;
+  AtimePolicy atime = AtimePolicy::relatime;
+
+  // Of the daemon.
+  uint32_t threads = 0;  // 0: one per CPU
+  bool iopoll = false;
+  bool direct = true;            // O_DIRECT to the image or device
+  std::optional<bool> fuseblk;   // unset: on a block device as root
+  uint32_t max_background = 64;  // requests of readahead and writeback that the kernel sends ahead
+  bool init_patch = true;        // handshake by hand; false: libfuse's own, with fewer features
+  UringMode uring = UringMode::automatic;
+};
+
+// Adds what `list` asks for to `options`; later words win. Commas separate, as in fstab.
+//   Errors  invalid_argument, not_supported; `message` is one line that names the option
+Result<void> parse_mount_options(std::string_view list, MountOptions& options,
+                                 std::string* message);
+
+// "64k", "256M", "1G", "2T" (1024-based, upper or lower case, "iB" allowed) or plain bytes.
+//   Errors  invalid_argument
+Result<uint64_t> parse_size(std::string_view text);
+
+}  // namespace fusefs
