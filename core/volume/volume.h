@@ -82,7 +82,7 @@ class Volume {
   struct TrimStash {
     CheckpointNo checkpoint;
     BlockNo cursor;
-    BlockRange busy{};
+    std::optional<BlockRange> busy;  // being discarded
     Ref<IoTicket> ticket;
     uint64_t trimmed_bytes = 0;
     bool started = false;
