@@ -25,9 +25,22 @@ namespace {
 constexpr uint32_t kLogicalBlockMin = 512;
 constexpr uint32_t kLogicalBlockMax = 4096;
 
-// udev locks a device while it looks at it, which it does whenever a writer closes it.
-constexpr auto kLockPatience = std::chrono::milliseconds(1000);
-constexpr auto kLockRetryEvery = std::chrono::milliseconds(20);
+// How long what is in use may stay so. udev locks a device while it looks at it, which it does
+// whenever a writer closes it; and the kernel takes the io_uring of a killed process down, and with
+// it the descriptor, some milliseconds after the process has gone.
+constexpr auto kPatience = std::chrono::milliseconds(500);
+constexpr auto kRetryEvery = std::chrono::milliseconds(20);
+
+// `attempt` until it returns something else than `busy`, or patience ends.
+template <class Attempt>
+int retry_while(int busy, Attempt&& attempt) {
+  const auto deadline = std::chrono::steady_clock::now() + kPatience;
+  for (;;) {
+    const int error = attempt();
+    if (error != busy || std::chrono::steady_clock::now() >= deadline) return error;
+    std::this_thread::sleep_for(kRetryEvery);
+  }
+}
 
 // Collects what the steps below find out, and the message of the one that fails.
 class Probe {
@@ -67,20 +80,27 @@ class Probe {
   Result<void> open() {
     int flags = O_CLOEXEC | (options_.read_only ? O_RDONLY : O_RDWR);
     if (is_block_ && options_.exclusive && options_.claim) flags |= O_EXCL;
+    const int error = retry_while(EBUSY, [&] { return open_with(flags); });
+    if (error != 0) return explain_open(error);
+    struct stat status {};
+    if (::fstat(found_.fd.get(), &status) != 0) return fail_errno("cannot be examined", errno);
+    if (S_ISBLK(status.st_mode) != is_block_) return fail(Error::too_busy, "has been replaced");
+    device_ = is_block_ ? status.st_rdev : status.st_dev;
+    file_bytes_ = static_cast<uint64_t>(status.st_size);
+    return {};
+  }
+
+  // 0 or the errno.
+  int open_with(int flags) {
     found_.direct_io = options_.direct;
     int fd = ::open(path_.c_str(), flags | (options_.direct ? O_DIRECT : 0));
     if (fd < 0 && errno == EINVAL && options_.direct) {
       found_.direct_io = false;
       fd = ::open(path_.c_str(), flags);
     }
-    if (fd < 0) return explain_open(errno);
+    if (fd < 0) return errno;
     found_.fd = OwnedFd(fd);
-    struct stat status {};
-    if (::fstat(fd, &status) != 0) return fail_errno("cannot be examined", errno);
-    if (S_ISBLK(status.st_mode) != is_block_) return fail(Error::too_busy, "has been replaced");
-    device_ = is_block_ ? status.st_rdev : status.st_dev;
-    file_bytes_ = static_cast<uint64_t>(status.st_size);
-    return {};
+    return 0;
   }
 
   Error explain_open(int value) {
@@ -105,17 +125,12 @@ class Probe {
   Result<void> lock() {
     if (!options_.exclusive) return {};
     const int how = (options_.read_only ? LOCK_SH : LOCK_EX) | LOCK_NB;
-    const auto deadline = std::chrono::steady_clock::now() + kLockPatience;
-    while (::flock(found_.fd.get(), how) != 0) {
-      if (errno == EINTR) continue;
-      if (errno != EWOULDBLOCK) return fail_errno("cannot be locked", errno);
-      if (!is_block_ || std::chrono::steady_clock::now() >= deadline) {
-        return fail(Error::too_busy,
-                    "is in use by another program: unmount it first (fuser shows by whom)");
-      }
-      std::this_thread::sleep_for(kLockRetryEvery);
-    }
-    return {};
+    const int error =
+        retry_while(EWOULDBLOCK, [&] { return ::flock(found_.fd.get(), how) == 0 ? 0 : errno; });
+    if (error == 0) return {};
+    if (error != EWOULDBLOCK) return fail_errno("cannot be locked", error);
+    return fail(Error::too_busy,
+                "is in use by another program: unmount it first (fuser shows by whom)");
   }
 
   // An attribute of the queue of the disk that `device_` is, or is a partition of.

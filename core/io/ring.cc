@@ -67,10 +67,17 @@ Result<std::unique_ptr<Ring>> Ring::create(Mode mode, unsigned entries, std::str
 }
 
 Ring::~Ring() {
-  if (set_up_) io_uring_queue_exit(&ring_);
+  if (!set_up_) return;
+  // The kernel takes a ring down in the background: without this the file, and a claim on its
+  // device, would outlive us.
+  if (has_file_) io_uring_unregister_files(&ring_);
+  io_uring_queue_exit(&ring_);
 }
 
-bool Ring::register_file(int fd) { return io_uring_register_files(&ring_, &fd, 1) == 0; }
+bool Ring::register_file(int fd) {
+  has_file_ = io_uring_register_files(&ring_, &fd, 1) == 0;
+  return has_file_;
+}
 
 bool Ring::register_buffers(std::span<const iovec> regions) {
   return io_uring_register_buffers(&ring_, regions.data(), static_cast<unsigned>(regions.size())) ==

@@ -77,6 +77,7 @@ class Ring {
 
   io_uring ring_ = {};
   bool set_up_ = false;
+  bool has_file_ = false;
   uint32_t outstanding_ = 0;
   uint32_t outstanding_max_ = 0;
 };

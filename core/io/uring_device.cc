@@ -1,5 +1,7 @@
 #include "core/io/uring_device.h"
 
+#include <sys/file.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -21,7 +23,8 @@ UringDevice::UringDevice(ProbedDevice probed, const DeviceOptions& options)
   }
 }
 
-UringDevice::~UringDevice() = default;
+// Explicitly: the kernel may keep a ring, and with it the descriptor, a little longer.
+UringDevice::~UringDevice() { ::flock(probed_.fd.get(), LOCK_UN); }
 
 Result<std::unique_ptr<UringDevice>> UringDevice::open(const std::string& path,
                                                        const DeviceOptions& options,
