@@ -31,6 +31,7 @@
 #include "core/base/ref.h"
 #include "core/engine/two_state_lock.h"
 #include "core/format/item_format.h"
+#include "core/inode/busy_ranges.h"
 #include "core/memory/mapping.h"
 #include "core/space/space.h"
 #include "core/tree/store.h"
@@ -88,13 +89,15 @@ class Inode : public RefCounted {
   Error write_error = Error::io_failed;
 
   uint32_t open_count = 0;
-  // Blocks promised to dirty pages over holes, unwritten and shared extents: part of st_blocks.
+  // Blocks promised to dirty pages over holes and shared extents: part of st_blocks. Kept by the
+  // mapping and by writeback.
   BlockCount delayed_blocks;
   // Where the last extent was allocated: the goal of the next.
   BlockNo allocation_goal;
 
   TwoStateLock pages_lock;
-  Mapping mapping;
+  BusyRanges direct_writes;
+  Mapping mapping{this, &delayed_blocks};
 
  protected:
   void last_reference_dropped() override;

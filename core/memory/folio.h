@@ -10,10 +10,17 @@
 // `locked` means that somebody copies into it or fills it without the monitor; others wait for
 // `changed`. A folio under writeback is stable: who wants to write it waits.
 //
+// The mapping finds a folio but holds no reference: references are those of operations. A folio
+// without any stays cached, and may be reclaimed once it is clean; one that is neither uptodate
+// nor referenced goes at once, so that an attempt may add folios and drop them by restarting.
+//
 // Invariants:
-//   (1) A dirty folio over a hole, an unwritten or a shared extent owns one reserved block:
-//       writing it cannot meet ENOSPC.
+//   (1) A dirty folio over a hole or a shared extent owns one reserved block: writing it cannot
+//       meet ENOSPC. Over a private extent, written or not, it goes in place and owns none.
 //   (2) Only clean, unlocked, unreferenced folios are reclaimed.
+//   (3) Bytes beyond the end of the file are zero.
+//   (4) Who holds a folio's lock waits for nothing but its own I/O and copies: blockers of the
+//       inode's two-state lock may wait for it.
 //
 // Monitor held for every call.
 #pragma once
@@ -30,17 +37,20 @@ class PageCache;
 
 class Folio : public RefCounted {
  public:
-  Folio(Mapping& in, FileBlock at, std::byte* memory) : mapping(&in), index(at), frame(memory) {}
+  Folio(PageCache& cache, Mapping& in, FileBlock at, std::byte* memory)
+      : mapping(&in), index(at), frame(memory), cache_(cache) {}
+  ~Folio() override;
 
+  // Changed by PageCache only.
   Mapping* mapping;  // null once it has been removed (truncated, replaced)
-  FileBlock index;
-  std::byte* frame;
+  const FileBlock index;
+  std::byte* const frame;
   bool uptodate = false;  // the whole page is valid
   bool dirty = false;
   bool writeback = false;
   bool locked = false;
   Reservation reservation;  // the block a dirty page will need; may be empty
-  Waitable changed;         // woken when locked, writeback or uptodate change
+  Waitable changed;         // woken when locked, writeback, uptodate or mapping change
 
   Bytes bytes() const { return {frame, kPageBytes}; }
 
@@ -49,9 +59,11 @@ class Folio : public RefCounted {
 
  private:
   friend class PageCache;
-  PageCache* cache_ = nullptr;
-  Folio* lru_previous_ = nullptr;
-  Folio* lru_next_ = nullptr;
+  friend class Mapping;
+  PageCache& cache_;
+  bool idle_ = false;  // in the cache's list of what may be reclaimed
+  Folio* idle_previous_ = nullptr;
+  Folio* idle_next_ = nullptr;
 };
 
 using FolioRef = Ref<Folio>;

@@ -2,41 +2,92 @@
 //
 // Where the bytes lie on the device is the extent map's business and unknown here.
 //
+// Folios are found through leaves of 64 pages, each with a bitmap of what is dirty and what is
+// under writeback, so that writeback walks what is dirty and nothing else:
+//
+//     leaves_: 0 -> [ ....DD..W.... ]   17 -> [ D............ ]   leaf number = index / 64
+//     dirty_leaves_: 0, 17              writeback_leaves_: 0
+//
 // Monitor held for every call.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <map>
 #include <set>
+#include <vector>
 
 #include "core/memory/folio.h"
 
 namespace fusefs {
 
+class Inode;
+
 class Mapping {
  public:
+  Mapping() = default;
+  // `host` is whose pages these are; `delayed_blocks` follows what its folios have reserved.
+  Mapping(Inode* host, BlockCount* delayed_blocks) : host_(host), delayed_blocks_(delayed_blocks) {}
+  Mapping(const Mapping&) = delete;
+  Mapping& operator=(const Mapping&) = delete;
+  // Drops what is left, dirty or not.
   ~Mapping();
+
+  Inode* host() const { return host_; }
 
   FolioRef find(FileBlock index) const;
   // The first folio at or after `index`.
   FolioRef at_or_after(FileBlock index) const;
-  bool empty() const { return folios_.empty(); }
-  size_t size() const { return folios_.size(); }
-  size_t dirty_count() const { return dirty_.size(); }
-  size_t writeback_count() const { return writeback_.size(); }
+  bool empty() const { return count_ == 0; }
+  size_t size() const { return count_; }
+  size_t dirty_count() const { return dirty_count_; }
+  size_t writeback_count() const { return writeback_count_; }
 
-  // The first dirty folio at or after `index` that is not under writeback.
+  // The first dirty folio at or after `index` (one under writeback is not dirty).
   FolioRef next_dirty(FileBlock index) const;
-  // A folio under writeback in `range`, to wait for; null if there is none.
+  // The first folio under writeback in `range`, to wait for; null if there is none.
   FolioRef any_writeback(FileRange range) const;
+  // A locked folio in `range`, to wait for.
+  FolioRef any_locked(FileRange range) const;
   bool any_dirty(FileRange range) const;
 
  private:
   friend class PageCache;
-  // Ordered: writeback and truncate walk ranges.
-  std::map<FileBlock, FolioRef> folios_;
-  std::set<FileBlock> dirty_;
-  std::set<FileBlock> writeback_;
+  static constexpr uint64_t kLeafPages = 64;
+  struct Leaf {
+    std::array<Folio*, kLeafPages> slots = {};
+    uint64_t present = 0;
+    uint64_t dirty = 0;
+    uint64_t writeback = 0;
+  };
+  using LeafNumbers = std::set<uint64_t>;
+
+  static uint64_t leaf_of(FileBlock index) { return index.value() / kLeafPages; }
+  static uint64_t bit_of(FileBlock index) { return uint64_t{1} << (index.value() % kLeafPages); }
+  const Leaf* leaf_at(uint64_t number) const;
+  Folio* find_raw(FileBlock index) const;
+  Folio* first_raw(FileBlock index) const;
+  Folio* first_marked(const LeafNumbers& leaves, uint64_t Leaf::*bits, FileBlock index) const;
+  void insert(Folio& folio);
+  void erase(Folio& folio);
+  void set_dirty(const Folio& folio, bool dirty);
+  void set_writeback(const Folio& folio, bool writeback);
+  void set_mark(LeafNumbers& leaves, uint64_t Leaf::*bits, size_t& count, const Folio& folio,
+                bool mark);
+
+  Inode* const host_ = nullptr;
+  BlockCount* const delayed_blocks_ = nullptr;
+  std::map<uint64_t, Leaf> leaves_;
+  LeafNumbers dirty_leaves_;
+  LeafNumbers writeback_leaves_;
+  mutable uint64_t last_number_ = ~uint64_t{0};  // of the leaf that was used last
+  mutable Leaf* last_leaf_ = nullptr;
+  size_t count_ = 0;
+  size_t dirty_count_ = 0;
+  size_t writeback_count_ = 0;
+  bool listed_ = false;  // in the cache's list of mappings with dirty folios
+  Mapping* dirty_previous_ = nullptr;
+  Mapping* dirty_next_ = nullptr;
 };
 
 struct PageCacheStats {
@@ -48,53 +99,83 @@ struct PageCacheStats {
   uint64_t throttled_count = 0;
 };
 
+inline constexpr uint64_t kCachePagesMin = 64;
+
+// Outlives every mapping and every folio.
 class PageCache {
  public:
-  // `bytes`: the bound; at least 64 pages.
+  // `bytes`: the bound; at least kCachePagesMin pages.
   explicit PageCache(uint64_t bytes);
   ~PageCache();
 
   // A new folio in `mapping`, not uptodate; the caller fills it. Reclaims a clean one when the
-  // arena is full.
-  //   Restarts  memory: nothing clean is left; the flusher has been asked
+  // arena is full. Requires that there is none at `index`.
+  //   Restarts  memory: nothing clean is left; the flusher has been asked. Who holds folios in its
+  //             stash must not wait for it: it goes on with those it has.
   Attempt<FolioRef> add(Mapping& mapping, FileBlock index);
 
   // State changes; each wakes `changed` where others may wait.
   void lock(Folio& folio);
   void unlock(Folio& folio);
   void mark_uptodate(Folio& folio);
+  // Requires uptodate and not under writeback.
   void mark_dirty(Folio& folio);
   void begin_writeback(Folio& folio);  // dirty -> writeback, clean
-  // Written (or not: then it is dirty again and keeps `error` for fsync's caller to report).
+  // Written: clean. Not written: dirty again.
   void end_writeback(Folio& folio, bool written);
+  // The block a dirty folio will need; the host's delayed blocks follow.
+  void give_reservation(Folio& folio, Reservation reservation);
+  Reservation take_reservation(Folio& folio);
+
   // Takes the folio out of its mapping; its frame is freed with the last reference.
   void remove(Folio& folio);
-  // Removes every clean, unlocked folio in `range`; false if another one is left.
+  // Removes every clean, unlocked folio in `range`; false if another one is left. References keep
+  // nothing from being removed: who holds one sees `mapping` null.
   bool drop_clean(Mapping& mapping, FileRange range);
   // Removes everything in `range`, dirty or not. Requires that none is locked or under writeback.
   void discard(Mapping& mapping, FileRange range);
-  void touch(Folio& folio);  // recently used
 
   // More dirty than the flusher should let stand / than writers may add to.
-  bool wants_writeback() const;
-  bool over_dirty_limit() const;
-  // Counts a wait; woken when dirty memory has shrunk.
+  bool wants_writeback() const { return dirty_pages_ >= background_pages_; }
+  bool over_dirty_limit() const { return dirty_pages_ + writeback_pages_ >= limit_pages_; }
+  // Woken when over_dirty_limit() has become false. Counted as a wait by note_throttled().
   Waitable& dirty_shrunk() { return dirty_shrunk_; }
-  // Woken when wants_writeback() becomes true.
+  void note_throttled() { ++stats_.throttled_count; }
+  // Woken when wants_writeback() becomes true, and when somebody waits for memory.
   Waitable& writeback_wanted() { return writeback_wanted_; }
+
+  // The hosts of mappings with dirty folios, longest dirty first.
+  std::vector<Inode*> dirty_hosts(size_t max) const;
 
   FrameArena& arena() { return arena_; }
   const PageCacheStats& stats();
 
  private:
   friend class Folio;
+  friend class Mapping;
+  void unreferenced(Folio& folio);
+  // Puts the folio into or out of the idle list, as its state says.
+  void settle(Folio& folio);
+  void unlink_idle(Folio& folio);
+  Folio* reclaim_one();
+  void count_dirty(Folio& folio, bool dirty);
+  void list_mapping(Mapping& mapping);
+  void unlist_mapping(Mapping& mapping);
+  void detach(Folio& folio);
+
   FrameArena arena_;
+  const uint64_t background_pages_;
+  const uint64_t limit_pages_;
+  uint64_t dirty_pages_ = 0;
+  uint64_t writeback_pages_ = 0;
   Waitable dirty_shrunk_;
   Waitable writeback_wanted_;
+  Waitable memory_freed_;  // a frame is free, or a folio can be reclaimed
   PageCacheStats stats_;
-  // Extended by the owner of page_cache.cc (LRU list).
-  Folio* lru_head_ = nullptr;
-  Folio* lru_tail_ = nullptr;
+  Folio* idle_head_ = nullptr;  // reclaimed first
+  Folio* idle_tail_ = nullptr;
+  Mapping* dirty_head_ = nullptr;
+  Mapping* dirty_tail_ = nullptr;
 };
 
 }  // namespace fusefs

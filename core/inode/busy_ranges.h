@@ -1,0 +1,73 @@
+// BusyRanges: which blocks of one file direct writes are working on. No two of them share a block:
+// the device never sees two writes of one block at once, and a read-modify-write of part of a
+// block loses nobody's bytes.
+//
+// Order: two-state lock -> busy range -> folio. A hold is kept across the device write; its owner
+// waits for nothing but that, a commit, and folios.
+//
+// Monitor held for every call.
+#pragma once
+
+#include <utility>
+
+#include "core/base/units.h"
+#include "core/engine/attempt.h"
+#include "core/engine/waitable.h"
+
+namespace fusefs {
+
+class BusyRanges;
+
+// One range; given back with the object. The BusyRanges must outlive it.
+class BusyRangeHold {
+ public:
+  BusyRangeHold() = default;
+  BusyRangeHold(const BusyRangeHold&) = delete;
+  BusyRangeHold& operator=(const BusyRangeHold&) = delete;
+  ~BusyRangeHold() { release(); }
+  inline void release();
+  bool held() const { return owner_ != nullptr; }
+
+ private:
+  friend class BusyRanges;
+  BusyRanges* owner_ = nullptr;
+  FileRange range_{};
+  BusyRangeHold* previous_ = nullptr;
+  BusyRangeHold* next_ = nullptr;
+};
+
+class BusyRanges {
+ public:
+  ~BusyRanges() { CHECK(head_ == nullptr); }
+
+  // Fills `hold`, which must be empty.
+  //   Restarts  two_state: while somebody has a block of `range`
+  Attempt<void> take(FileRange range, BusyRangeHold& hold) {
+    CHECK(!hold.held());
+    for (BusyRangeHold* at = head_; at != nullptr; at = at->next_) {
+      if (at->range_.overlaps(range)) return restart_after(released_, RestartReason::two_state);
+    }
+    hold.owner_ = this;
+    hold.range_ = range;
+    hold.previous_ = nullptr;
+    hold.next_ = head_;
+    if (head_ != nullptr) head_->previous_ = &hold;
+    head_ = &hold;
+    return {};
+  }
+
+ private:
+  friend class BusyRangeHold;
+  BusyRangeHold* head_ = nullptr;
+  Waitable released_;
+};
+
+inline void BusyRangeHold::release() {
+  BusyRanges* owner = std::exchange(owner_, nullptr);
+  if (owner == nullptr) return;
+  (previous_ != nullptr ? previous_->next_ : owner->head_) = next_;
+  if (next_ != nullptr) next_->previous_ = previous_;
+  owner->released_.wake_all();
+}
+
+}  // namespace fusefs
