@@ -132,9 +132,10 @@ class NapOperation final : public Operation {
     const uint64_t now_ns = scheduler_.clock().monotonic_ns();
     if (deadline_ns_ == 0) {
       deadline_ns_ = now_ns + nap_ns_;
-      scheduler_.wake_at(deadline_ns_, alarm_);
+      timer_ = scheduler_.wake_at(deadline_ns_, alarm_);
     }
     if (now_ns < deadline_ns_) return restart_after(alarm_, RestartReason::idle);
+    scheduler_.cancel_timer(timer_);  // without a nap it has not fired yet
     return {};
   }
   void finish(Result<void>) override { answer_(); }
@@ -144,6 +145,7 @@ class NapOperation final : public Operation {
   const uint64_t nap_ns_;
   const std::function<void()> answer_;
   uint64_t deadline_ns_ = 0;
+  Scheduler::TimerId timer_ = 0;
   Waitable alarm_;
 };
 
