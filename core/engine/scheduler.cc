@@ -10,6 +10,20 @@ namespace {
 
 thread_local Operation* t_current = nullptr;
 
+// Scoped, because a failing test leaves an attempt by an exception.
+class CurrentScope {
+ public:
+  explicit CurrentScope(Operation& operation) { t_current = &operation; }
+  ~CurrentScope() { t_current = nullptr; }
+  CurrentScope(const CurrentScope&) = delete;
+  CurrentScope& operator=(const CurrentScope&) = delete;
+};
+
+Attempt<void> attempt_once(Operation& operation) {
+  CurrentScope scope(operation);
+  return operation.attempt();
+}
+
 constexpr std::array<std::string_view, kRestartReasonCount> kReasonNames = {
     "forced",       "again",     "outside",   "node_load",  "bitmap_load",   "data_io",
     "folio_locked", "writeback", "two_state", "inode_busy", "journal_space", "durable",
@@ -158,10 +172,7 @@ bool Scheduler::run(Handout& handout, int attempts_max) {
     Operation* operation = take_ready();
     ++stats_.attempt_count;
     operation->state_ = Operation::State::attempting;
-    t_current = operation;
-    const Attempt<void> attempt = operation->attempt();
-    t_current = nullptr;
-    settle(*operation, attempt, handout);
+    settle(*operation, attempt_once(*operation), handout);
   }
   return !ready_.empty();
 }

@@ -111,6 +111,10 @@ class SimDevice final : public BlockDevice {
   // Completes what is due by the clock. Monitor held.
   void deliver_due();
 
+  // The process that submitted is gone, and its memory with it: what is in flight still completes,
+  // but reads and checks no buffer.
+  void forget_buffers();
+
   // ---- Errors ----
 
   using FaultId = uint64_t;
@@ -139,15 +143,19 @@ class SimDevice final : public BlockDevice {
   // ---- What happened ----
 
   const std::deque<SimIoRecord>& log() const { return log_; }
-  void clear_log() { log_.clear(); }
+  void clear_log();
   const SimDeviceStats& stats() const { return stats_; }
   size_t in_flight_count() const { return in_flight_.size(); }
 
  private:
+  struct Piece {
+    uint64_t addr;
+    std::vector<std::byte> data;
+  };
   struct InFlight {
     IoRequest request;
     Ref<IoTicket> ticket;
-    std::vector<std::byte> data;  // of a write: as it was at submit
+    std::vector<Piece> pieces;  // what it changes, as its buffers were at submit
     uint64_t submit_order = 0;
     uint64_t completed_before = 0;  // of a flush: the cached writes it covers
     std::optional<Error> error;
@@ -155,8 +163,7 @@ class SimDevice final : public BlockDevice {
   // A completed write that no flush has covered.
   struct CachedWrite {
     uint64_t order;  // of completion
-    uint64_t addr;
-    std::vector<std::byte> data;
+    Piece piece;
     std::vector<bool> overtaken;  // per logical block: a newer version is durable
   };
   struct ActiveFault {
@@ -164,24 +171,26 @@ class SimDevice final : public BlockDevice {
     uint64_t seen = 0;
   };
 
-  static bool changes_content(IoKind kind);
+  uint64_t block_bytes() const { return options_.logical_block_bytes; }
   void check_request(const IoRequest& request) const;
   void check_no_overlap(const IoRequest& request) const;
+  void check_unchanged(const InFlight& io) const;
   uint64_t draw_latency();
-  void apply_faults(const IoRequest& request, std::optional<Error>& error, uint64_t& latency_ns);
+  void apply_faults(InFlight& io, uint64_t& latency_ns);
   std::optional<Error> refusal(const IoRequest& request) const;
-  std::vector<std::byte> content_of(const IoRequest& request);
+  std::vector<Piece> pieces_of(const IoRequest& request);
 
   void complete(InFlight& io);
-  void complete_read(InFlight& io);
-  void complete_change(InFlight& io);
   void fail(InFlight& io);
+  void complete_read(const InFlight& io);
+  void complete_change(InFlight& io);
   void complete_flush(const InFlight& io);
-  void scramble_read(const InFlight& io);
-  void check_unchanged(const InFlight& io) const;
-  void store(uint64_t addr, std::vector<std::byte> data, bool durable);
-  void overtake(uint64_t addr, uint64_t len);
-  void make_durable(const CachedWrite& write);
+  void store(Piece piece, bool durable);
+  void overtake(const Piece& piece);
+  // Writes those blocks of `piece` to `image` that `survives(index)` names.
+  template <class Survives>
+  void write_blocks(SimImage& image, const Piece& piece, Survives&& survives) const;
+  void note_submitted(const InFlight& io);
   void note_completed(const InFlight& io);
 
   const SimClock& clock_;
@@ -198,6 +207,7 @@ class SimDevice final : public BlockDevice {
 
   std::multimap<uint64_t, InFlight> in_flight_;  // by time of completion, then of submission
   std::map<uint64_t, uint64_t> changing_;        // addr -> end, of what is in flight
+  std::vector<Ref<IoTicket>> never_;             // submitted to the dead
   uint64_t submit_order_ = 0;
 
   std::map<FaultId, ActiveFault> faults_;

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <vector>
 
 #include "core/base/bytes.h"
 #include "core/base/units.h"
@@ -21,8 +22,9 @@ class SimImage {
   // `addr` and sizes are in bytes and need no alignment.
   void read(uint64_t addr, Bytes out) const;
   void write(uint64_t addr, ConstBytes data);
-  void zero(uint64_t addr, uint64_t len);
 
+  // The addresses of the pages that hold memory and touch [addr, end): all others are zeroes.
+  std::vector<uint64_t> pages_within(uint64_t addr, uint64_t end) const;
   // Pages of 4 KiB that hold memory.
   uint64_t page_count() const;
   // The same content gives the same number; zero pages count as absent.
@@ -38,7 +40,6 @@ class SimImage {
   const Page* find(uint64_t page) const;
   // A page that nobody shares.
   Page& own(uint64_t page);
-  void drop(uint64_t page);
 
   std::map<uint64_t, std::shared_ptr<Chunk>> chunks_;  // by page / kPagesPerChunk
 };

@@ -122,7 +122,8 @@ class SimWorld {
   // May be called from an attempt and from on_done.
   template <class Fn>
   void spawn(Fn fn, std::function<void(Result<AttemptValueOf<Fn>>)> on_done = {}) {
-    start(std::make_unique<SimOperation<AttemptValueOf<Fn>, Fn>>(std::move(fn), std::move(on_done)));
+    start(
+        std::make_unique<SimOperation<AttemptValueOf<Fn>, Fn>>(std::move(fn), std::move(on_done)));
   }
   void start(std::unique_ptr<Operation> operation);
 
@@ -136,14 +137,18 @@ class SimWorld {
 
   // Cuts the power, abandons what is under way, and draws what the device holds.
   SimImage power_cut();
-  // Destroys every operation, as if the process had been killed. The device lives on.
+  // Destroys every operation, as if the process had been killed. The device lives on; what is in
+  // flight there completes, without touching the memory it was submitted with.
   void abandon();
 
  private:
-  // One step of one thread. False when nothing can be done before the clock advances.
-  bool step();
-  bool step_inside();
+  enum class Outcome { done, dead, nothing_left };
+  // Goes on until `done`, at most to `limit_ns`.
+  Outcome drive(const std::function<bool()>& done, uint64_t limit_ns);
+  // One turn of one thread. False when nothing can be done before the clock advances.
+  bool step(uint64_t limit_ns);
   void do_some_outside();
+  void tell_outcomes();
   // To the next event or timer, not beyond `limit_ns`. False if there is none.
   bool advance_clock(uint64_t limit_ns);
   std::optional<uint64_t> next_event_ns() const;
@@ -162,8 +167,10 @@ class SimWorld {
   Scheduler scheduler_;
   // Handed out by the scheduler and not yet done.
   Scheduler::Handout pending_;
+  bool driving_ = false;
   uint64_t progress_count_ = 0;  // operations finished when progress was last seen
   uint64_t progress_ns_ = 0;
+  uint64_t attempts_at_advance_ = 0;
 };
 
 }  // namespace fusefs
