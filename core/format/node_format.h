@@ -6,8 +6,10 @@
 //        +---------+--------+-------------------+--------------+----------------+
 //                            grows ->                       <- grows
 //
-// A slot of an interior node has the smallest key its child may hold (the first slot of the
-// leftmost path: the smallest key of all) and a value of sizeof(ChildPointer).
+// A slot of an interior node has the smallest key its child may hold and a value of
+// sizeof(ChildPointer). On the leftmost path the first slot's key is only a lower bound of what its
+// child holds now: a smaller key would go there too, and lower it.
+// A node has at least one slot; an empty tree has no node.
 #pragma once
 
 #include "core/format/block_header.h"

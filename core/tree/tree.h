@@ -1,33 +1,34 @@
 // Tree: one copy-on-write B+tree of ordered keys, in cached nodes.
 //
 // A node that changes after a checkpoint gets a new identity: first a virtual one (bit 63 set, no
-// place on the device), then, when the next checkpoint freezes it, blocks of its own. Nodes that a
-// checkpoint has frozen or that were read from the device are never changed: a change copies them.
+// place on the device), then, when the next checkpoint freezes it, blocks of its own. What a
+// checkpoint writes is not changed while it is being written: a change copies it.
 //
-//     on device --load--> clean --first change--> dirty (copy) --freeze--> frozen --written-->
-//     clean
-//                           ^                                                                   |
-//                           +---------------------- evicted, least recently used ---------------+
+//     on device --load--> clean --first change--> dirty --freeze--> frozen --written--> clean
+//                           ^                                                            |
+//                           +----------------- evicted, least recently used -------------+
 //
 // It knows keys and bytes, not what they mean; and not the journal: what a crash loses of the
 // dirty nodes is replayed from there.
 //
 // Invariants:
-//   (1) An ItemView stays valid until the end of the attempt that obtained it, or until apply().
-//   (2) apply() needs no I/O and cannot fail: prepare() has put the path into the cache and pinned
-//   it. (3) Evicted nodes are clean and not pinned.
+//   (1) An ItemView stays valid until the end of the attempt that obtained it, or until a change.
+//   (2) A change needs no I/O and cannot fail: prepare() has put the path into the cache and
+//       pinned it.
+//   (3) Evicted nodes are clean and not pinned.
+//   (4) Every node but the root of an empty tree, which has none, holds at least one item.
 //
 // Monitor held for every call.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <optional>
-#include <unordered_map>
 #include <vector>
 
 #include "core/base/ref.h"
 #include "core/engine/attempt.h"
-#include "core/engine/scheduler.h"
+#include "core/format/key_format.h"
 #include "core/format/node_format.h"
 #include "core/io/block_device.h"
 #include "core/io/health.h"
@@ -36,6 +37,9 @@
 namespace fusefs {
 
 class Node;
+
+// How many nodes that were only read are kept; what prepare() needs is kept besides.
+inline constexpr size_t kReadPinsMax = 64;
 
 // Nodes that an operation has used; they stay cached until the operation ends, so that a restart
 // finds what it waited for. Part of every stash.
@@ -49,7 +53,15 @@ class NodePins {
 
  private:
   friend class Tree;
-  std::vector<Ref<Node>> nodes_;  // bounded: see Tree; the oldest are let go
+  void add_read(Node& node);
+  void add_prepared(Node& node);
+  void add_waiting(Ref<Node> node);
+
+  uint64_t id_;
+  std::vector<Ref<Node>> read_;  // a ring of the last kReadPinsMax
+  size_t read_next_ = 0;
+  std::vector<Ref<Node>> prepared_;
+  size_t prepared_sorted_ = 0;  // how many there were when duplicates were removed last
 };
 
 struct ItemView {
@@ -79,6 +91,7 @@ class Tree {
   struct Options {
     uint64_t cached_nodes_max = 4096;  // 64 MiB
     uint64_t checksum_seed = 0;
+    uint64_t node_count = 0;  // of the whole tree, as the superblock has it
   };
   Tree(BlockDevice& device, Health& health, const TreeRoot& root, const Options& options);
   ~Tree();
@@ -89,17 +102,26 @@ class Tree {
   Attempt<std::optional<ItemView>> at_or_after(const Key& key, NodePins& pins);
   Attempt<std::optional<ItemView>> at_or_before(const Key& key, NodePins& pins);
 
-  // Loads and pins what changing `key` needs, also for splits and merges.
-  // Adds to `new_dirty` (an upper bound of) how many nodes become dirty by it.
-  Attempt<void> prepare(const Key& key, NodePins& pins, uint64_t& new_dirty);
-  // Requires prepare() of the key in this attempt.
+  // Changes happen in three steps within one attempt: begin_prepare(), prepare() of every key, then
+  // all put()s, then all erase()s. (An erase may remove the leaf whose place a later put would
+  // need, and the leaf that then takes the key need not be cached.)
+  void begin_prepare();
+  // Loads and pins what putting a value of at most `value_len` bytes at `key`, or erasing it,
+  // needs, also for splits and merges. Adds to `new_dirty` an upper bound of how many nodes become
+  // dirty by it, beyond what was prepared since begin_prepare().
+  //   Restarts  node_load;  Errors  io_failed, corrupt
+  Attempt<void> prepare(const Key& key, size_t value_len, NodePins& pins, uint64_t& new_dirty);
+  // Inserts or replaces. `value` has at most kItemValueBytesMax bytes, none of them in this tree.
   void put(const Key& key, ConstBytes value);
+  // `key` may be absent.
   void erase(const Key& key);
 
   // Reads ahead the leaf that follows `key`'s, without waiting (directory and extent scans).
   void read_ahead(const Key& key);
 
   uint64_t dirty_count() const;
+  // Frozen and not yet written.
+  uint64_t frozen_count() const;
 
   // One node of a checkpoint: immutable until written.
   struct FrozenNode {
@@ -113,9 +135,10 @@ class Tree {
     uint64_t node_count = 0;
   };
   // Gives every dirty node its blocks (children before parents), releases the replaced ones, and
-  // makes all of them immutable. Requires SpaceMap::prepare_nodes(dirty_count()) in this attempt.
+  // makes all of them immutable. Requires SpaceMap::prepare_nodes(dirty_count()) in this attempt,
+  // and that the nodes frozen before have been written.
   Frozen freeze(CheckpointNo checkpoint, SpaceMap& space);
-  // The frozen nodes are on the device: they are clean now.
+  // The frozen nodes are on the device: they are clean now, and may be evicted at once.
   void frozen_written(const Frozen& frozen);
 
   TreeStats stats() const;
