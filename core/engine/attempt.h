@@ -73,6 +73,7 @@ class [[nodiscard]] Attempt {
   Error error() const { return std::get<1>(state_); }
   const Restart& restart() const { return std::get<2>(state_); }
   T& value() & { return std::get<0>(state_); }
+  const T& value() const& { return std::get<0>(state_); }
   T&& value() && { return std::get<0>(std::move(state_)); }
 
  private:
