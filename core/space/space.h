@@ -15,7 +15,12 @@
 //   (1) A block is handed out once.
 //   (2) Sum of reservations <= available blocks: what was reserved can be allocated.
 //   (3) At least node_reserve() aligned chunks stay free for checkpoints: allocate() takes from
-//       broken chunks when only that many whole ones are left.
+//       broken chunks when few whole ones are left, and never those.
+//
+// How the free blocks are divided:
+//
+//     | reserved | available to reserve() | growth of the tree | one checkpoint's nodes |
+//                                           4 * node_reserve     4 * node_reserve
 //
 // Monitor held for every call.
 #pragma once
@@ -50,9 +55,33 @@ class Reservation {
 
  private:
   friend class Space;
+  friend class TakenBlocks;
   Reservation(Space& space, BlockCount count) : space_(&space), count_(count) {}
   Space* space_ = nullptr;
   BlockCount count_{0};
+};
+
+// Blocks just taken from the free ones. They become the caller's when it makes a BlockRange of it;
+// dropped before (an attempt that restarts), they and their promise go back:
+//
+//     ATTEMPT(const BlockRange blocks, space.allocate(want, goal, stash.reservation));
+//     stash.blocks = blocks;
+class [[nodiscard]] TakenBlocks {
+ public:
+  TakenBlocks(TakenBlocks&& other) noexcept;
+  TakenBlocks& operator=(TakenBlocks&&) = delete;
+  ~TakenBlocks();
+  operator BlockRange() &&;
+  // For begin_trim(): nothing if there was nothing.
+  operator std::optional<BlockRange>() &&;
+
+ private:
+  friend class Space;
+  TakenBlocks(Space* space, Reservation* reservation, BlockRange blocks)
+      : space_(space), reservation_(reservation), blocks_(blocks) {}
+  Space* space_;  // null: nothing to give back
+  Reservation* reservation_;
+  BlockRange blocks_;
 };
 
 // Marks I/O in flight on blocks that a transaction may release meanwhile: while any guard that
@@ -67,9 +96,20 @@ class IoGuard {
 
  private:
   friend class Space;
-  IoGuard(Space& space, uint64_t epoch) : space_(&space), epoch_(epoch) {}
+  IoGuard(Space& space, uint64_t epoch, const Operation* owner)
+      : space_(&space), epoch_(epoch), owner_(owner) {}
   Space* space_ = nullptr;
   uint64_t epoch_ = 0;
+  const Operation* owner_ = nullptr;
+};
+
+// What Space asks of the journal: when a release is durable. A seam for tests.
+class Durability {
+ public:
+  virtual ~Durability() = default;
+  virtual JournalSeq durable_seq() const = 0;
+  virtual void kick() = 0;
+  virtual Waitable& durable_changed() = 0;
 };
 
 struct SpaceStats {
@@ -78,7 +118,7 @@ struct SpaceStats {
   uint64_t reserved_blocks = 0;
   uint64_t releasing_blocks = 0;  // released, not yet reusable
   uint64_t metadata_reserve_blocks = 0;
-  uint64_t available_blocks = 0;  // what statfs offers
+  uint64_t available_blocks = 0;  // what statfs offers: reserve() of so much would succeed
   uint64_t loaded_groups = 0;
   uint64_t allocate_count = 0;
 };
@@ -92,30 +132,35 @@ class Space final : public SpaceMap {
   Attempt<void> load(Ref<IoTicket>& ticket);
   // Needed to know when released blocks are durable; set before the first commit.
   void set_journal(Journal& journal);
+  void set_durability(Durability& durability);
 
   // Promises `count` blocks.
-  //   Restarts  space: when blocks are about to become free by commits under way
-  //   Errors    no_space
+  //   Restarts  space: when blocks are about to become free by commits, I/O or a trim under way
+  //   Errors    no_space; the volume's, when it failed meanwhile
+  // Who holds an IoGuard gets no_space instead of waiting for guards to end.
   Attempt<Reservation> reserve(BlockCount count);
   // Room for the metadata of something new (create, xattr, extent split): refuses when only the
   // reserve is left. Removing things never asks.
+  //   Restarts, Errors  like reserve()
   Attempt<void> check_room();
 
   // Hands out up to `want` contiguous blocks, at least one, near `goal` (a block, or none), and
-  // takes as many from `reservation`.
-  //   Restarts  bitmap_load;  Errors  io_failed, corrupt
-  // The caller commits them (Transaction::allocate) or gives them back (cancel); it keeps them in
-  // its stash with ATTEMPT_INTO, so that a restart does not lose them.
-  Attempt<BlockRange> allocate(BlockCount want, std::optional<BlockNo> goal,
-                               Reservation& reservation);
+  // takes as many from `reservation`, which is not empty and lives as long as the result.
+  //   Restarts  bitmap_load; space, like reserve()
+  //   Errors    no_space: only if the tree has outgrown its reserve; io_failed
+  // The caller commits them (Transaction::allocate) or gives them back (cancel).
+  Attempt<TakenBlocks> allocate(BlockCount want, std::optional<BlockNo> goal,
+                                Reservation& reservation);
   // Gives back blocks handed out and not committed; the promise is not renewed.
   void cancel(BlockRange blocks);
 
   IoGuard guard_io();
 
-  // Free ranges of at least `min` blocks at or after `from`, for FITRIM: marks them unavailable
-  // until end_trim(), so that nothing is written there while the discard is under way.
-  Attempt<std::optional<BlockRange>> begin_trim(BlockNo from, BlockNo end, BlockCount min);
+  // The first free range of at least `min` blocks in [from, end), for FITRIM, within one group:
+  // unavailable until end_trim(), so that nothing is written there while the discard is under way.
+  // Becomes a std::optional<BlockRange>, without a value when there is none.
+  //   Restarts  bitmap_load
+  Attempt<TakenBlocks> begin_trim(BlockNo from, BlockNo end, BlockCount min);
   void end_trim(BlockRange blocks);
 
   // True when the committed bitmaps say that `block` is allocated (check, dump).
@@ -129,6 +174,7 @@ class Space final : public SpaceMap {
   Attempt<void> prepare_change(BlockRange blocks) override;
   void commit_allocate(BlockRange blocks) override;
   void commit_release(BlockRange blocks, JournalSeq seq) override;
+  void set_replaying(bool replaying) override;
   Attempt<void> prepare_nodes(uint64_t count) override;
   BlockNo allocate_node() override;
   void release_node(BlockNo first) override;
@@ -142,6 +188,7 @@ class Space final : public SpaceMap {
  private:
   friend class Reservation;
   friend class IoGuard;
+  friend class TakenBlocks;
   class Impl;
   std::unique_ptr<Impl> impl_;
 };

@@ -1,0 +1,352 @@
+#include "core/space/space.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "core/space/space_impl.h"
+
+namespace fusefs {
+namespace {
+
+uint64_t node_reserve_of(const Superblock& superblock) {
+  const uint64_t blocks = superblock.block_count - superblock.data_first;
+  return std::clamp(blocks / 64 / kNodeBlocks, kNodeReserveMin, kNodeReserveMax);
+}
+
+class JournalDurability final : public Durability {
+ public:
+  explicit JournalDurability(Journal& journal) : journal_(journal) {}
+  JournalSeq durable_seq() const override { return journal_.durable_seq(); }
+  void kick() override { journal_.kick(); }
+  Waitable& durable_changed() override { return journal_.durable_changed(); }
+
+ private:
+  Journal& journal_;
+};
+
+std::string describe(BlockRange blocks) {
+  return "blocks " + std::to_string(blocks.first.value()) + " to " +
+         std::to_string(blocks.end.value());
+}
+
+}  // namespace
+
+// ---- Reservation, TakenBlocks, IoGuard ----
+
+Reservation::Reservation(Reservation&& other) noexcept
+    : space_(std::exchange(other.space_, nullptr)),
+      count_(std::exchange(other.count_, BlockCount(0))) {}
+
+Reservation& Reservation::operator=(Reservation&& other) noexcept {
+  std::swap(space_, other.space_);
+  std::swap(count_, other.count_);
+  return *this;
+}
+
+Reservation Reservation::split(BlockCount count) {
+  CHECK(count <= count_);
+  if (count == BlockCount(0)) return {};
+  count_ -= count;
+  return Reservation(*space_, count);
+}
+
+void Reservation::merge(Reservation&& other) {
+  if (other.space_ == nullptr) return;
+  CHECK(space_ == nullptr || space_ == other.space_);
+  space_ = std::exchange(other.space_, nullptr);
+  count_ += std::exchange(other.count_, BlockCount(0));
+}
+
+void Reservation::release() {
+  if (Space* space = std::exchange(space_, nullptr)) space->impl_->reserved -= count_.value();
+  count_ = BlockCount(0);
+}
+
+TakenBlocks::TakenBlocks(TakenBlocks&& other) noexcept
+    : space_(std::exchange(other.space_, nullptr)),
+      reservation_(other.reservation_),
+      blocks_(other.blocks_) {}
+
+TakenBlocks::~TakenBlocks() {
+  if (space_ == nullptr) return;
+  if (reservation_ == nullptr) {
+    space_->end_trim(blocks_);
+    return;
+  }
+  space_->cancel(blocks_);
+  space_->impl_->reserved += blocks_.count().value();
+  reservation_->merge(Reservation(*space_, blocks_.count()));
+}
+
+TakenBlocks::operator BlockRange() && {
+  CHECK(std::exchange(space_, nullptr) != nullptr);
+  return blocks_;
+}
+
+TakenBlocks::operator std::optional<BlockRange>() && {
+  if (std::exchange(space_, nullptr) == nullptr) return std::nullopt;
+  return blocks_;
+}
+
+IoGuard::IoGuard(IoGuard&& other) noexcept
+    : space_(std::exchange(other.space_, nullptr)), epoch_(other.epoch_), owner_(other.owner_) {}
+
+IoGuard& IoGuard::operator=(IoGuard&& other) noexcept {
+  std::swap(space_, other.space_);
+  std::swap(epoch_, other.epoch_);
+  std::swap(owner_, other.owner_);
+  return *this;
+}
+
+void IoGuard::release() {
+  if (Space* space = std::exchange(space_, nullptr)) space->impl_->releases.leave(epoch_, owner_);
+}
+
+// ---- Impl ----
+
+Space::Impl::Impl(Scheduler& scheduler, BlockDevice& device, Health& health_of_volume,
+                  const Superblock& superblock)
+    : health(health_of_volume),
+      groups(scheduler, device, health_of_volume, superblock),
+      node_reserve(node_reserve_of(superblock)),
+      placement(groups, node_reserve) {}
+
+int64_t Space::Impl::reservable() const {
+  // Nodes that the checkpoint under way replaces come back when it ends, as they went when it
+  // began.
+  const uint64_t nodes = (nodes_released.size() + nodes_frozen.size()) * kNodeBlocks;
+  const uint64_t metadata = 2 * node_reserve * kNodeBlocks;
+  return static_cast<int64_t>(groups.free_blocks() + nodes) -
+         static_cast<int64_t>(reserved + metadata);
+}
+
+void Space::Impl::settle_releases() {
+  if (durability == nullptr) return;
+  const JournalSeq durable = durability->durable_seq();
+  while (const std::optional<BlockRange> blocks = releases.take_ready(durable)) {
+    groups.give(*blocks);
+  }
+}
+
+Attempt<void> Space::Impl::wait_for_space() {
+  if (health.failed()) return health.error();
+  if (!releases.empty() && durability != nullptr) {
+    if (!releases.waits_for_guards(durability->durable_seq())) {
+      durability->kick();
+      return restart_after(durability->durable_changed(), RestartReason::space);
+    }
+    if (!releases.holds_guard(Operation::current())) {
+      return restart_after(releases.guards_ended(), RestartReason::space);
+    }
+  }
+  if (trimming != 0) return restart_after(trim_ended, RestartReason::space);
+  if (groups.checkpoint_under_way()) {
+    return restart_after(checkpoint_ended, RestartReason::space);
+  }
+  return Error::no_space;
+}
+
+Attempt<void> Space::Impl::want_blocks(uint64_t count) {
+  settle_releases();
+  const auto wanted = static_cast<int64_t>(count);
+  if (reservable() >= wanted) return {};
+  if (reservable() + static_cast<int64_t>(soon()) < wanted) return Error::no_space;
+  return wait_for_space();
+}
+
+bool Space::Impl::clear_allocated(BlockRange blocks) {
+  uint64_t allocated = 0;
+  groups.for_each_piece(blocks, [&](GroupNo group, BitRange bits) {
+    allocated += groups.loaded(group).committed.used_count(bits);
+  });
+  if (allocated != blocks.count().value()) {
+    health.fail(Error::corrupt, describe(blocks) + " are released and were not allocated");
+    return false;
+  }
+  groups.commit_clear(blocks);
+  return true;
+}
+
+// ---- Space ----
+
+Space::Space(Scheduler& scheduler, BlockDevice& device, Health& health,
+             const Superblock& superblock)
+    : impl_(std::make_unique<Impl>(scheduler, device, health, superblock)) {}
+
+Space::~Space() { CHECK_MSG(impl_->reserved == 0, "a reservation outlives the allocator"); }
+
+Attempt<void> Space::load(Ref<IoTicket>& ticket) { return impl_->groups.load_summaries(ticket); }
+
+void Space::set_journal(Journal& journal) {
+  impl_->journal = std::make_unique<JournalDurability>(journal);
+  impl_->durability = impl_->journal.get();
+}
+
+void Space::set_durability(Durability& durability) { impl_->durability = &durability; }
+
+Attempt<Reservation> Space::reserve(BlockCount count) {
+  const Attempt<void> enough = impl_->want_blocks(count.value());
+  if (!enough.ok()) return Unfinished(enough);
+  impl_->reserved += count.value();
+  return Reservation(*this, count);
+}
+
+Attempt<void> Space::check_room() {
+  const Attempt<void> enough = impl_->want_blocks(1);
+  if (!enough.ok()) return enough;
+  // Free blocks that are all in pieces are no room for nodes. Data leaves three times the reserve
+  // whole, so it takes a tree that grew by the whole reserve to get here.
+  const uint64_t coming = impl_->nodes_released.size() + impl_->nodes_frozen.size();
+  if (impl_->groups.free_chunks() + coming >= 2 * impl_->node_reserve) return {};
+  return impl_->wait_for_space();
+}
+
+Attempt<TakenBlocks> Space::allocate(BlockCount want, std::optional<BlockNo> goal,
+                                     Reservation& reservation) {
+  CHECK(want > BlockCount(0) && reservation.count_ > BlockCount(0));
+  CHECK(reservation.space_ == this);
+  impl_->settle_releases();
+  want = std::min(want, reservation.count_);
+  const Attempt<BlockRange> found = impl_->placement.find_data(want, goal);
+  if (found.failed() && found.error() == Error::no_space) {
+    return Unfinished(impl_->wait_for_space());
+  }
+  if (!found.ok()) return Unfinished(found);
+  const BlockRange blocks = Attempt<BlockRange>(found).value();
+  impl_->groups.take(blocks);
+  impl_->placement.took_data(blocks, want, goal.has_value());
+  reservation.count_ -= blocks.count();
+  impl_->reserved -= blocks.count().value();
+  ++impl_->allocate_count;
+  return TakenBlocks(this, &reservation, blocks);
+}
+
+void Space::cancel(BlockRange blocks) { impl_->groups.give(blocks); }
+
+IoGuard Space::guard_io() {
+  const Operation* owner = Operation::current();
+  return IoGuard(*this, impl_->releases.enter(owner), owner);
+}
+
+Attempt<TakenBlocks> Space::begin_trim(BlockNo from, BlockNo end, BlockCount min) {
+  impl_->settle_releases();
+  Attempt<std::optional<BlockRange>> found = impl_->placement.find_trim(from, end, min);
+  if (!found.ok()) return Unfinished(found);
+  if (!found.value()) return TakenBlocks(nullptr, nullptr, {});
+  const BlockRange blocks = *found.value();
+  impl_->groups.take(blocks);
+  impl_->trimming += blocks.count().value();
+  return TakenBlocks(this, nullptr, blocks);
+}
+
+void Space::end_trim(BlockRange blocks) {
+  impl_->groups.give(blocks);
+  impl_->trimming -= blocks.count().value();
+  impl_->trim_ended.wake_all();
+}
+
+Attempt<bool> Space::is_allocated(BlockNo block) {
+  if (!impl_->groups.inside(block_range(block, BlockCount(1)))) return Error::invalid_argument;
+  const GroupNo group = impl_->groups.group_of(block);
+  const Attempt<void> loaded = impl_->groups.load(group);
+  if (!loaded.ok()) return Unfinished(loaded);
+  return impl_->groups.loaded(group).committed.test(impl_->groups.bit_of(block));
+}
+
+BlockNo Space::data_first() const { return impl_->groups.data_first(); }
+BlockNo Space::data_end() const { return impl_->groups.data_end(); }
+
+SpaceStats Space::stats() const {
+  SpaceStats stats;
+  stats.block_count = (data_end() - data_first()).value();
+  stats.free_blocks = impl_->groups.free_blocks();
+  stats.reserved_blocks = impl_->reserved;
+  stats.releasing_blocks = impl_->releases.blocks().value();
+  stats.metadata_reserve_blocks = 2 * impl_->node_reserve * kNodeBlocks;
+  const int64_t available = impl_->reservable() + static_cast<int64_t>(impl_->soon());
+  stats.available_blocks = static_cast<uint64_t>(std::max<int64_t>(available, 0));
+  stats.loaded_groups = impl_->groups.loaded_count();
+  stats.allocate_count = impl_->allocate_count;
+  return stats;
+}
+
+// ---- SpaceMap ----
+
+Attempt<void> Space::prepare_change(BlockRange blocks) {
+  // A damaged extent may say anything.
+  if (!impl_->groups.inside(blocks)) return Error::corrupt;
+  return impl_->groups.load_all(blocks);
+}
+
+void Space::commit_allocate(BlockRange blocks) {
+  if (impl_->replaying) {
+    impl_->groups.replay_set(blocks);
+    return;
+  }
+  const uint64_t changed = impl_->groups.commit_set(blocks);
+  CHECK_MSG(changed == blocks.count().value(), "a block is allocated twice");
+}
+
+void Space::commit_release(BlockRange blocks, JournalSeq seq) {
+  if (impl_->replaying) {
+    // What replay finds is durable.
+    impl_->groups.replay_clear(blocks);
+    return;
+  }
+  if (impl_->clear_allocated(blocks)) impl_->releases.add(blocks, seq);
+}
+
+void Space::set_replaying(bool replaying) { impl_->replaying = replaying; }
+
+Attempt<void> Space::prepare_nodes(uint64_t count) {
+  impl_->settle_releases();
+  if (impl_->groups.free_chunks() < count) return impl_->wait_for_space();
+  return impl_->placement.prepare_nodes(count);
+}
+
+BlockNo Space::allocate_node() {
+  const BlockNo first = impl_->placement.find_node();
+  const BlockRange blocks = block_range(first, BlockCount(kNodeBlocks));
+  impl_->groups.take(blocks);
+  impl_->groups.commit_set(blocks);
+  return first;
+}
+
+void Space::release_node(BlockNo first) {
+  const BlockRange blocks = block_range(first, BlockCount(kNodeBlocks));
+  if (impl_->clear_allocated(blocks)) impl_->nodes_released.push_back(first);
+}
+
+uint64_t Space::node_reserve() const { return impl_->node_reserve; }
+
+std::vector<FrozenPage> Space::freeze(CheckpointNo checkpoint) {
+  CHECK(impl_->nodes_frozen.empty());
+  impl_->nodes_frozen = std::exchange(impl_->nodes_released, {});
+  return impl_->groups.freeze(checkpoint);
+}
+
+void Space::write_summary_slots(unsigned char* slots) const {
+  impl_->groups.write_summary_slots(slots);
+}
+
+uint64_t Space::free_blocks_frozen() const { return impl_->groups.free_blocks_frozen(); }
+
+void Space::checkpoint_durable(CheckpointNo) {
+  impl_->groups.thaw(true);
+  for (BlockNo first : std::exchange(impl_->nodes_frozen, {})) {
+    impl_->groups.give(block_range(first, BlockCount(kNodeBlocks)));
+  }
+  impl_->checkpoint_ended.wake_all();
+}
+
+void Space::checkpoint_failed(CheckpointNo) {
+  impl_->groups.thaw(false);
+  // The superblock on the device still needs them, and so does the next checkpoint's crash.
+  auto& released = impl_->nodes_released;
+  released.insert(released.end(), impl_->nodes_frozen.begin(), impl_->nodes_frozen.end());
+  impl_->nodes_frozen.clear();
+  impl_->checkpoint_ended.wake_all();
+}
+
+}  // namespace fusefs
