@@ -62,6 +62,17 @@ TEST_CASE("a kick writes what has gathered without anybody waiting") {
   CHECK(rig.journal.durable_seq() == JournalSeq(1));
 }
 
+TEST_CASE("who comes while the batch is being written waits until it is durable") {
+  JournalModel model;
+  JournalRig rig(13, {}, test_ring(64), model);
+  REQUIRE(rig.append_now(5, false).ok());
+  rig.world.inside([&] { rig.journal.kick(); });
+  REQUIRE(rig.world.run_until([&] { return rig.world.device().in_flight_count() == 1; }));
+  REQUIRE(rig.world.run([&] { return rig.journal.wait_durable(JournalSeq(1)); }).ok());
+  CHECK(rig.world.device().in_flight_count() == 0);
+  CHECK(rig.journal.durable_seq() == JournalSeq(1));
+}
+
 TEST_CASE("the data that a transaction shows is flushed before the transaction is written") {
   JournalModel model;
   JournalRig rig(4, {}, test_ring(64), model);
