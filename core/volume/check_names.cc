@@ -113,9 +113,7 @@ void check_rings(CheckedTree& tree, CheckFindings& findings) {
       at = tree.find(at->parent);
     }
     if (ring) {
-      findings
-          .add(FindingKind::inode_unreachable, inode_text(start) + ": it is among its own parents")
-          .ino = start.ino;
+      findings.add(FindingKind::item_damaged, inode_text(start) + ": it is among its own parents");
     }
     for (const size_t index : path) marks[index] = Mark::reaches;
   }

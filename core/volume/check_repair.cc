@@ -163,8 +163,11 @@ Attempt<void> CheckRepair::Impl::attach(InodeNo ino) {
   ATTEMPT(const InodeRef inode, volume_.inodes().get(ino, pins_));
   const NameHash hash(volume_.store().superblock().name_hash_seed);
   Transaction txn(volume_.store(), pins_);
-  ATTEMPT_OK(add_entry(txn, hash, directory->ino, "#" + std::to_string(ino.value()), ino,
-                       static_cast<uint8_t>(inode->attr.mode >> 12)));
+  const std::string name = "#" + std::to_string(ino.value());
+  ATTEMPT(const EntryPlace place, find_place(txn, hash, directory->ino, name));
+  if (place.entry) return {};  // attached by an earlier, interrupted run
+  if (!place.free_cookie) return Error::no_space;
+  put_entry(txn, directory->ino, *place.free_cookie, name, ino, inode->attr.type());
   InodeAttr attr = inode->attr;
   InodeAttr parent = directory->attr;
   ++parent.size;
