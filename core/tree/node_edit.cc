@@ -45,7 +45,7 @@ void NodePage::place_value(NodeSlot& at, ConstBytes value) {
   const auto len = static_cast<uint32_t>(value.size());
   const uint32_t first = header().values_first - len;
   if (len != 0) std::memcpy(page_ + first, value.data(), len);
-  at.value_first = static_cast<uint16_t>(first);
+  at.value_first = static_cast<uint16_t>(len != 0 ? first : kNodeBytes);
   at.value_len = static_cast<uint16_t>(len);
   header().values_first = first;
 }
@@ -144,7 +144,7 @@ void NodePage::compact() {
     const uint32_t len = at.value_len;
     first -= len;
     if (len != 0) std::memcpy(scratch + first, page_ + at.value_first, len);
-    at.value_first = static_cast<uint16_t>(first);
+    at.value_first = static_cast<uint16_t>(len != 0 ? first : kNodeBytes);
   }
   std::memcpy(page_ + first, scratch + first, kNodeBytes - first);
   header().values_first = first;
