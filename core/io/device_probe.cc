@@ -1,20 +1,25 @@
 #include "core/io/device_probe.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
 #include <fstream>
 #include <optional>
+#include <string_view>
 #include <thread>
 
 #include "core/base/units.h"
@@ -133,16 +138,41 @@ class Probe {
                 "is in use by another program: unmount it first (fuser shows by whom)");
   }
 
+  std::string device_folder() const {
+    return "/sys/dev/block/" + std::to_string(major(device_)) + ":" +
+           std::to_string(minor(device_));
+  }
+
   // An attribute of the queue of the disk that `device_` is, or is a partition of.
   std::optional<std::string> queue_attribute(const char* name) const {
     const std::string base =
         "/sys/dev/block/" + std::to_string(major(device_)) + ":" + std::to_string(minor(device_));
     for (const char* to_queue : {"/queue/", "/../queue/"}) {
-      std::ifstream file(base + to_queue + name);
+      std::ifstream file(device_folder() + to_queue + name);
       std::string line;
       if (std::getline(file, line)) return line;
     }
     return std::nullopt;
+  }
+
+  // Whether the disk keeps its blocks in memory. Not so if zram may write them elsewhere.
+  bool is_memory_disk() const {
+    const std::string link = device_folder();
+    std::array<char, PATH_MAX> target = {};
+    if (::readlink(link.c_str(), target.data(), target.size() - 1) < 0) return false;
+    const std::string_view disk(target.data());
+    if (disk.find("/block/zram") != disk.npos) {
+      std::string backing;
+      std::ifstream(link + "/backing_dev") >> backing;
+      return backing.empty() || backing == "none";
+    }
+    return disk.find("/block/ram") != disk.npos || disk.find("/block/pmem") != disk.npos;
+  }
+
+  bool is_memory_filesystem() const {
+    struct statfs status {};
+    if (::fstatfs(found_.fd.get(), &status) != 0) return false;
+    return status.f_type == TMPFS_MAGIC || status.f_type == RAMFS_MAGIC;
   }
 
   Result<void> measure_block_device() {
@@ -154,6 +184,7 @@ class Probe {
     }
     geometry.logical_block_bytes = static_cast<uint32_t>(block_bytes);
     geometry.is_block_device = true;
+    found_.is_memory = is_memory_disk();
     geometry.has_volatile_cache = queue_attribute("write_cache") != "write through";
     const std::optional<std::string> discard_bytes = queue_attribute("discard_max_bytes");
     geometry.can_discard = !options_.read_only && discard_bytes && *discard_bytes != "0";
@@ -163,6 +194,7 @@ class Probe {
   Result<void> measure_file() {
     DeviceGeometry& geometry = found_.geometry;
     geometry.size_bytes = file_bytes_;
+    found_.is_memory = is_memory_filesystem();
     geometry.logical_block_bytes = kLogicalBlockMax;
     geometry.has_volatile_cache = true;  // at least the file's own metadata
     if (!found_.direct_io) {

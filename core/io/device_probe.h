@@ -46,6 +46,7 @@ struct ProbedDevice {
   OwnedFd fd;
   DeviceGeometry geometry;
   bool direct_io = false;  // O_DIRECT is in force
+  bool is_memory = false;  // tmpfs, zram and the like: a transfer is a copy within the call
 };
 
 // Opens and locks `path`, and fills in the geometry.

@@ -3,6 +3,8 @@
 #include <limits.h>
 #include <linux/falloc.h>
 #include <sys/ioctl.h>
+#include <sys/uio.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -22,6 +24,9 @@ constexpr uint32_t kRetriesMax = 100'000;
 // Requests kept for use again, so that the usual depth allocates nothing.
 constexpr size_t kFreeRequestsMax = 256;
 constexpr uint32_t kFreeCommandsMax = 4;
+
+// What is done by system calls at a stretch, before those who asked are told.
+constexpr uint64_t kDirectBytesPerTurn = 128 << 10;
 
 // linux/blkdev.h of 6.12; the installed headers may be older.
 constexpr uint32_t kBlockUringCommandDiscard = _IO(0x12, 0);
@@ -156,12 +161,7 @@ void DeviceRing::queue(IoRequest io, const Ref<IoTicket>& ticket) {
   Request* request = owned.release();  // the ring's, until its last command ends
   split(*request);
   for (uint32_t i = 0; i < request->command_count; ++i) {
-    Command& command = request->commands[i];
-    if (backlog_.empty()) {
-      issue(command);
-    } else {
-      backlog_.push_back(&command);
-    }
+    issue(request->commands[i]);
   }
 }
 
@@ -205,8 +205,23 @@ void DeviceRing::complete() {
 
 // ---- Commands ----
 
+bool DeviceRing::is_direct(const Command& command) const {
+  if (!device_.probed_.is_memory) return false;
+  const IoKind kind = command.request->io.kind;
+  return is_transfer(kind) || kind == IoKind::flush;
+}
+
 void DeviceRing::issue(Command& command) {
-  if (!prepare(command)) backlog_.push_back(&command);
+  if (is_direct(command)) {
+    direct_.push_back(&command);
+  } else if (!backlog_.empty() || !prepare(command)) {
+    backlog_.push_back(&command);
+  }
+}
+
+// Behind all others, and from a completion without touching the ring.
+void DeviceRing::issue_again(Command& command) {
+  (is_direct(command) ? direct_ : backlog_).push_back(&command);
 }
 
 void DeviceRing::refill() {
@@ -231,6 +246,7 @@ bool DeviceRing::prepare(Command& command) {
   const IoKind kind = command.request->io.kind;
   io_uring_sqe* entry = ring_for(command).sqe(command);
   if (entry == nullptr) return false;
+  ++in_ring_;
   switch (kind) {
     case IoKind::read:
     case IoKind::write:
@@ -359,6 +375,7 @@ void DeviceRing::prepare_zeroes(Command& command, io_uring_sqe& entry) {
 
 void DeviceRing::Command::on_completion(int32_t res, uint32_t flags) {
   (void)flags;
+  --owner->in_ring_;
   owner->carry_on(*this, res);
 }
 
@@ -368,7 +385,7 @@ void DeviceRing::carry_on(Command& command, int32_t res) {
     const int error = -res;
     const bool is_busy = error == EAGAIN || error == EINTR || error == ENOMEM;
     if ((is_busy && ++command.retries <= kRetriesMax) || try_another_way(command, error)) {
-      backlog_.push_back(&command);
+      issue_again(command);
       return;
     }
     return end(command, error_of_io(error));
@@ -381,7 +398,7 @@ void DeviceRing::carry_on(Command& command, int32_t res) {
   if (moved == 0) return end(command, Error::io_failed);
   command.done += moved;
   if (command.done >= command.len) return end(command, {});
-  backlog_.push_back(&command);
+  issue_again(command);
 }
 
 // Judged by the method this command has tried: others in flight may have found out meanwhile.
@@ -416,6 +433,39 @@ void DeviceRing::end(Command& command, Result<void> result) {
   done_.emplace_back(request);
 }
 
+// ---- System calls, where the device is memory ----
+
+bool DeviceRing::run_direct() {
+  uint64_t bytes = 0;
+  // Each command once: one that has to be carried on goes behind the others.
+  for (size_t left = direct_.size(); left > 0 && bytes < kDirectBytesPerTurn; --left) {
+    Command& command = *direct_.front();
+    direct_.pop_front();
+    bytes += command.len - command.done;
+    carry_on(command, call(command));
+  }
+  return has_done();
+}
+
+// As the ring would: a count, or a negative errno.
+int32_t DeviceRing::call(Command& command) {
+  const IoRequest& io = command.request->io;
+  const int fd = device_.probed_.fd.get();
+  ssize_t result = 0;
+  if (io.kind == IoKind::flush) {
+    result = ::fdatasync(fd);
+  } else {
+    const iovec single = gather(command);
+    const iovec* vectors = command.vectors.empty() ? &single : command.vectors.data();
+    const int count = command.vectors.empty() ? 1 : static_cast<int>(command.vectors.size());
+    const auto addr = static_cast<off_t>(io.addr + command.begin + command.done);
+    const int flags = io.fua && device_.geometry().has_volatile_cache ? RWF_DSYNC : 0;
+    result = io.kind == IoKind::read ? ::preadv2(fd, vectors, count, addr, flags)
+                                     : ::pwritev2(fd, vectors, count, addr, flags);
+  }
+  return static_cast<int32_t>(result < 0 ? -errno : result);
+}
+
 // ---- The kernel ----
 
 void DeviceRing::flush() {
@@ -426,13 +476,15 @@ void DeviceRing::flush() {
 
 void DeviceRing::poll() {
   refill();
+  if (in_ring_ == 0) return;
   if (polled_ring_ && polled_ring_->outstanding() != 0) polled_ring_->submit_and_poll();
   ring_->submit_and_poll();
 }
 
 void DeviceRing::wait(std::optional<uint64_t> timeout_ns) {
+  run_direct();
   refill();
-  if (has_done()) return flush();
+  if (has_done() || !direct_.empty()) return flush();
   if (polled_ring_ && polled_ring_->outstanding() != 0) return spin(timeout_ns);
   ring_->submit_and_wait(timeout_ns);
 }

@@ -13,6 +13,8 @@
 // Invariants:
 //   (1) A request is in flight from queue() until complete() has told its ticket.
 //   (2) Commands that find no room in the ring wait in the backlog, first in, first out.
+//   (3) With a device that is memory, transfers and flushes go to `direct_` instead of the ring and
+//       are done by system calls in wait() and poll(), a bounded amount at a time.
 //
 // Created, used and destroyed by one thread; nothing here is locked.
 #pragma once
@@ -46,12 +48,14 @@ class DeviceRing {
   // Gives what has completed to the tickets. Monitor held.
   void complete();
 
+  // Does what is done by system calls, a bounded amount. True if there is something for complete().
+  bool run_direct();
   // Hands queued commands to the kernel and does not wait.
   void flush();
-  // The same, and runs the completions that are due.
+  // The same, and runs the completions that are due. No system call without I/O in the ring.
   void poll();
   // The same, and sleeps until something completes, at most `timeout_ns`. Returns at once when
-  // there is something for complete().
+  // there is something for complete(), or more to be done by system calls.
   void wait(std::optional<uint64_t> timeout_ns);
   // Delivers completions, also those of others on ring(). True if there is something for
   // complete().
@@ -98,7 +102,10 @@ class DeviceRing {
   Result<void> judge(const IoRequest& io) const;
   void split(Request& request);
 
+  bool is_direct(const Command& command) const;
   void issue(Command& command);
+  void issue_again(Command& command);
+  int32_t call(Command& command);
   Ring& ring_for(const Command& command);
   bool prepare(Command& command);
   void prepare_transfer(Command& command, io_uring_sqe& entry);
@@ -122,7 +129,9 @@ class DeviceRing {
   bool file_registered_ = false;
   bool buffers_registered_ = false;
   uint32_t in_flight_ = 0;
+  uint32_t in_ring_ = 0;  // commands
   std::deque<Command*> backlog_;
+  std::deque<Command*> direct_;
   std::vector<std::unique_ptr<Request>> done_;
   std::vector<std::unique_ptr<Request>> free_;
 };

@@ -202,7 +202,7 @@ std::optional<uint64_t> Reactor::Impl::time_left_ns() const {
 }
 
 void Reactor::Impl::rest() {
-  const bool is_busy = ready_left_ || source_event_.fired || device_ring_->has_done();
+  const bool is_busy = device_ring_->run_direct() || ready_left_ || source_event_.fired;
   if (is_busy) {
     // Requests keep coming: do not let them keep completions from being seen.
     if (!device_ring_->idle()) device_ring_->poll();

@@ -56,6 +56,7 @@ UringFacts UringDevice::facts() const {
   UringFacts facts;
   facts.direct_io = probed_.direct_io;
   facts.iopoll = options_.iopoll;
+  facts.calls_directly = probed_.is_memory;
   facts.registered_file = registered_file_;
   facts.registered_buffers = registered_buffers_;
   facts.defer_taskrun = defer_taskrun_;

@@ -9,6 +9,10 @@
 //      monitor held      no monitor                no monitor         monitor held
 //      split, queue ---> io_uring_enter ---------> continue, gather -> tickets, statistics
 //
+// What lies in memory (zram, tmpfs) is read and written by plain system calls instead: io_uring
+// would hand each of these to a kernel thread, because they cannot be done without blocking, and
+// waking that thread takes ten times as long as the copy (40 us against 3 us, measured).
+//
 // Refused requests (out of range, unaligned: invalid_argument; a write to a read-only device:
 // read_only_volume) complete the same way and never reach the kernel.
 #pragma once
@@ -34,6 +38,7 @@ class DeviceRing;
 struct UringFacts {
   bool direct_io = false;
   bool iopoll = false;
+  bool calls_directly = false;  // memory below: a system call is done before io_uring has begun
   bool registered_file = false;
   bool registered_buffers = false;  // false: refused, mostly by RLIMIT_MEMLOCK; works, slower
   bool defer_taskrun = false;       // completions run in the issuer's context only
