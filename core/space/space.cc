@@ -32,7 +32,7 @@ std::string describe(BlockRange blocks) {
 
 }  // namespace
 
-// ---- Reservation, TakenBlocks, IoGuard ----
+// ---- Reservation, IoGuard ----
 
 Reservation::Reservation(Reservation&& other) noexcept
     : space_(std::exchange(other.space_, nullptr)),
@@ -63,32 +63,6 @@ void Reservation::release() {
   count_ = BlockCount(0);
 }
 
-TakenBlocks::TakenBlocks(TakenBlocks&& other) noexcept
-    : space_(std::exchange(other.space_, nullptr)),
-      reservation_(other.reservation_),
-      blocks_(other.blocks_) {}
-
-TakenBlocks::~TakenBlocks() {
-  if (space_ == nullptr) return;
-  if (reservation_ == nullptr) {
-    space_->end_trim(blocks_);
-    return;
-  }
-  space_->cancel(blocks_);
-  space_->impl_->reserved += blocks_.count().value();
-  reservation_->merge(Reservation(*space_, blocks_.count()));
-}
-
-TakenBlocks::operator BlockRange() && {
-  CHECK(std::exchange(space_, nullptr) != nullptr);
-  return blocks_;
-}
-
-TakenBlocks::operator std::optional<BlockRange>() && {
-  if (std::exchange(space_, nullptr) == nullptr) return std::nullopt;
-  return blocks_;
-}
-
 IoGuard::IoGuard(IoGuard&& other) noexcept
     : space_(std::exchange(other.space_, nullptr)), epoch_(other.epoch_), owner_(other.owner_) {}
 
@@ -110,7 +84,7 @@ Space::Impl::Impl(Scheduler& scheduler, BlockDevice& device, Health& health_of_v
     : health(health_of_volume),
       groups(scheduler, device, health_of_volume, superblock),
       node_reserve(node_reserve_of(superblock)),
-      placement(groups, node_reserve) {}
+      placer(groups, node_reserve) {}
 
 int64_t Space::Impl::reservable() const {
   // Nodes that the checkpoint under way replaces come back when it ends, as they went when it
@@ -202,24 +176,24 @@ Attempt<void> Space::check_room() {
   return impl_->wait_for_space();
 }
 
-Attempt<TakenBlocks> Space::allocate(BlockCount want, std::optional<BlockNo> goal,
-                                     Reservation& reservation) {
+Attempt<BlockRange> Space::allocate(BlockCount want, std::optional<BlockNo> goal,
+                                    Reservation& reservation) {
   CHECK(want > BlockCount(0) && reservation.count_ > BlockCount(0));
   CHECK(reservation.space_ == this);
   impl_->settle_releases();
   want = std::min(want, reservation.count_);
-  const Attempt<BlockRange> found = impl_->placement.find_data(want, goal);
+  Attempt<BlockRange> found = impl_->placer.find_data(want, goal);
   if (found.failed() && found.error() == Error::no_space) {
     return Unfinished(impl_->wait_for_space());
   }
-  if (!found.ok()) return Unfinished(found);
-  const BlockRange blocks = Attempt<BlockRange>(found).value();
+  if (!found.ok()) return found;
+  const BlockRange blocks = found.value();
   impl_->groups.take(blocks);
-  impl_->placement.took_data(blocks, want, goal.has_value());
+  impl_->placer.took_data(blocks, want, goal.has_value());
   reservation.count_ -= blocks.count();
   impl_->reserved -= blocks.count().value();
   ++impl_->allocate_count;
-  return TakenBlocks(this, &reservation, blocks);
+  return blocks;
 }
 
 void Space::cancel(BlockRange blocks) { impl_->groups.give(blocks); }
@@ -229,15 +203,13 @@ IoGuard Space::guard_io() {
   return IoGuard(*this, impl_->releases.enter(owner), owner);
 }
 
-Attempt<TakenBlocks> Space::begin_trim(BlockNo from, BlockNo end, BlockCount min) {
+Attempt<std::optional<BlockRange>> Space::begin_trim(BlockNo from, BlockNo end, BlockCount min) {
   impl_->settle_releases();
-  Attempt<std::optional<BlockRange>> found = impl_->placement.find_trim(from, end, min);
-  if (!found.ok()) return Unfinished(found);
-  if (!found.value()) return TakenBlocks(nullptr, nullptr, {});
-  const BlockRange blocks = *found.value();
-  impl_->groups.take(blocks);
-  impl_->trimming += blocks.count().value();
-  return TakenBlocks(this, nullptr, blocks);
+  Attempt<std::optional<BlockRange>> found = impl_->placer.find_trim(from, end, min);
+  if (!found.ok() || !found.value()) return found;
+  impl_->groups.take(*found.value());
+  impl_->trimming += found.value()->count().value();
+  return found;
 }
 
 void Space::end_trim(BlockRange blocks) {
@@ -302,11 +274,11 @@ void Space::set_replaying(bool replaying) { impl_->replaying = replaying; }
 Attempt<void> Space::prepare_nodes(uint64_t count) {
   impl_->settle_releases();
   if (impl_->groups.free_chunks() < count) return impl_->wait_for_space();
-  return impl_->placement.prepare_nodes(count);
+  return impl_->placer.prepare_nodes(count);
 }
 
 BlockNo Space::allocate_node() {
-  const BlockNo first = impl_->placement.find_node();
+  const BlockNo first = impl_->placer.find_node();
   const BlockRange blocks = block_range(first, BlockCount(kNodeBlocks));
   impl_->groups.take(blocks);
   impl_->groups.commit_set(blocks);

@@ -55,33 +55,9 @@ class Reservation {
 
  private:
   friend class Space;
-  friend class TakenBlocks;
   Reservation(Space& space, BlockCount count) : space_(&space), count_(count) {}
   Space* space_ = nullptr;
   BlockCount count_{0};
-};
-
-// Blocks just taken from the free ones. They become the caller's when it makes a BlockRange of it;
-// dropped before (an attempt that restarts), they and their promise go back:
-//
-//     ATTEMPT(const BlockRange blocks, space.allocate(want, goal, stash.reservation));
-//     stash.blocks = blocks;
-class [[nodiscard]] TakenBlocks {
- public:
-  TakenBlocks(TakenBlocks&& other) noexcept;
-  TakenBlocks& operator=(TakenBlocks&&) = delete;
-  ~TakenBlocks();
-  operator BlockRange() &&;
-  // For begin_trim(): nothing if there was nothing.
-  operator std::optional<BlockRange>() &&;
-
- private:
-  friend class Space;
-  TakenBlocks(Space* space, Reservation* reservation, BlockRange blocks)
-      : space_(space), reservation_(reservation), blocks_(blocks) {}
-  Space* space_;  // null: nothing to give back
-  Reservation* reservation_;
-  BlockRange blocks_;
 };
 
 // Marks I/O in flight on blocks that a transaction may release meanwhile: while any guard that
@@ -145,12 +121,13 @@ class Space final : public SpaceMap {
   Attempt<void> check_room();
 
   // Hands out up to `want` contiguous blocks, at least one, near `goal` (a block, or none), and
-  // takes as many from `reservation`, which is not empty and lives as long as the result.
+  // takes as many from `reservation`, which is not empty.
   //   Restarts  bitmap_load; space, like reserve()
   //   Errors    no_space: only if the tree has outgrown its reserve; io_failed
-  // The caller commits them (Transaction::allocate) or gives them back (cancel).
-  Attempt<TakenBlocks> allocate(BlockCount want, std::optional<BlockNo> goal,
-                                Reservation& reservation);
+  // The caller commits them (Transaction::allocate) or gives them back (cancel). They are handed
+  // out once: ATTEMPT_INTO(stash.blocks, ...), and they stay there until either.
+  Attempt<BlockRange> allocate(BlockCount want, std::optional<BlockNo> goal,
+                               Reservation& reservation);
   // Gives back blocks handed out and not committed; the promise is not renewed.
   void cancel(BlockRange blocks);
 
@@ -158,9 +135,9 @@ class Space final : public SpaceMap {
 
   // The first free range of at least `min` blocks in [from, end), for FITRIM, within one group:
   // unavailable until end_trim(), so that nothing is written there while the discard is under way.
-  // Becomes a std::optional<BlockRange>, without a value when there is none.
+  // Without a value when there is none. ATTEMPT_INTO, like allocate().
   //   Restarts  bitmap_load
-  Attempt<TakenBlocks> begin_trim(BlockNo from, BlockNo end, BlockCount min);
+  Attempt<std::optional<BlockRange>> begin_trim(BlockNo from, BlockNo end, BlockCount min);
   void end_trim(BlockRange blocks);
 
   // True when the committed bitmaps say that `block` is allocated (check, dump).
@@ -188,7 +165,6 @@ class Space final : public SpaceMap {
  private:
   friend class Reservation;
   friend class IoGuard;
-  friend class TakenBlocks;
   class Impl;
   std::unique_ptr<Impl> impl_;
 };

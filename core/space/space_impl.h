@@ -6,8 +6,8 @@
 #include <memory>
 #include <vector>
 
+#include "core/space/block_placer.h"
 #include "core/space/group_table.h"
-#include "core/space/placement.h"
 #include "core/space/release_queue.h"
 #include "core/space/space.h"
 
@@ -42,7 +42,7 @@ class Space::Impl {
   Health& health;
   GroupTable groups;
   const uint64_t node_reserve;
-  Placement placement;
+  BlockPlacer placer;
   ReleaseQueue releases;
   std::unique_ptr<Durability> journal;  // what set_journal() was given
   Durability* durability = nullptr;

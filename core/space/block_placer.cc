@@ -1,4 +1,4 @@
-#include "core/space/placement.h"
+#include "core/space/block_placer.h"
 
 #include <algorithm>
 #include <bit>
@@ -23,7 +23,7 @@ int level_of(uint64_t run) {
 
 }  // namespace
 
-Placement::Placement(GroupTable& groups, uint64_t node_reserve)
+BlockPlacer::BlockPlacer(GroupTable& groups, uint64_t node_reserve)
     : groups_(groups), node_reserve_(node_reserve) {
   const uint64_t blocks = (groups.data_end() - groups.data_first()).value();
   const uint64_t zone = std::max(blocks / kZoneFraction, 2 * node_reserve * kNodeBlocks);
@@ -40,7 +40,7 @@ Placement::Placement(GroupTable& groups, uint64_t node_reserve)
 
 // ---- Data ----
 
-Attempt<BlockRange> Placement::find_data(BlockCount want, std::optional<BlockNo> goal) {
+Attempt<BlockRange> BlockPlacer::find_data(BlockCount want, std::optional<BlockNo> goal) {
   // A goal behind the last block is as good as none.
   if (goal && !groups_.inside(block_range(*goal, BlockCount(1)))) goal.reset();
   const uint64_t soft_floor = 3 * node_reserve_;
@@ -54,7 +54,7 @@ Attempt<BlockRange> Placement::find_data(BlockCount want, std::optional<BlockNo>
   return Error::no_space;
 }
 
-void Placement::took_data(BlockRange blocks, BlockCount want, bool had_goal) {
+void BlockPlacer::took_data(BlockRange blocks, BlockCount want, bool had_goal) {
   broken_group_ = groups_.group_of(blocks.first);
   if (had_goal) return;
   if (want.value() < kLargeBlocks) {
@@ -64,8 +64,8 @@ void Placement::took_data(BlockRange blocks, BlockCount want, bool had_goal) {
   }
 }
 
-Attempt<BlockRange> Placement::find_in_runs(BlockCount want, std::optional<BlockNo> goal,
-                                            uint64_t chunks) {
+Attempt<BlockRange> BlockPlacer::find_in_runs(BlockCount want, std::optional<BlockNo> goal,
+                                              uint64_t chunks) {
   Attempt<BlockNo> start = find_start(want.value(), goal);
   if (!start.ok()) return Unfinished(start);
   Attempt<BlockRange> blocks = extend(start.value(), want.value());
@@ -73,7 +73,7 @@ Attempt<BlockRange> Placement::find_in_runs(BlockCount want, std::optional<Block
   return limit_chunks(blocks.value(), chunks);
 }
 
-Attempt<BlockNo> Placement::find_start(uint64_t want, std::optional<BlockNo> goal) {
+Attempt<BlockNo> BlockPlacer::find_start(uint64_t want, std::optional<BlockNo> goal) {
   const bool large = want >= kLargeBlocks;
   const int enough = level_of(want);
   // A large file that cannot go on where it is moves to where it can grow.
@@ -108,7 +108,7 @@ Attempt<BlockNo> Placement::find_start(uint64_t want, std::optional<BlockNo> goa
 
 // A run of at least `run` blocks in the group of `near`, behind it first. `exactly`: `near` itself
 // if it is free, however short the run.
-Attempt<std::optional<BlockNo>> Placement::start_near(BlockNo near, uint64_t run, bool exactly) {
+Attempt<std::optional<BlockNo>> BlockPlacer::start_near(BlockNo near, uint64_t run, bool exactly) {
   if (near >= groups_.data_end()) return std::optional<BlockNo>();
   const GroupNo group = groups_.group_of(near);
   Attempt<bool> loaded = usable(group);
@@ -126,7 +126,7 @@ Attempt<std::optional<BlockNo>> Placement::start_near(BlockNo near, uint64_t run
   return std::optional<BlockNo>();
 }
 
-Attempt<std::optional<BlockNo>> Placement::start_in_level(int level, GroupNo from, bool zone) {
+Attempt<std::optional<BlockNo>> BlockPlacer::start_in_level(int level, GroupNo from, bool zone) {
   const uint32_t min = 1u << level;
   while (true) {
     std::optional<GroupNo> group = groups_.index().with_run(level, from);
@@ -143,14 +143,14 @@ Attempt<std::optional<BlockNo>> Placement::start_in_level(int level, GroupNo fro
   }
 }
 
-Attempt<bool> Placement::usable(GroupNo group) {
+Attempt<bool> BlockPlacer::usable(GroupNo group) {
   if (groups_.info(group).free_count == 0 || groups_.info(group).unreadable) return false;
   const Attempt<void> loaded = groups_.load(group);
   if (loaded.must_restart()) return loaded.restart();
   return loaded.ok();
 }
 
-BitRange Placement::find_run(GroupNo group, uint32_t min) const {
+BitRange BlockPlacer::find_run(GroupNo group, uint32_t min) const {
   const Bitmap& bitmap = groups_.loaded(group).unavailable;
   const uint32_t first = group == 0 ? zone_bits_ : 0;
   const BitRange run = bitmap.find_run({first, kGroupBlocks}, min);
@@ -159,7 +159,7 @@ BitRange Placement::find_run(GroupNo group, uint32_t min) const {
 }
 
 // From `start`, which is free, as far as blocks are free, into the next groups too.
-Attempt<BlockRange> Placement::extend(BlockNo start, uint64_t want) {
+Attempt<BlockRange> BlockPlacer::extend(BlockNo start, uint64_t want) {
   const BlockNo limit = std::min(start + BlockCount(want), groups_.data_end());
   BlockRange blocks{start, start};
   while (blocks.end < limit) {
@@ -179,7 +179,7 @@ Attempt<BlockRange> Placement::extend(BlockNo start, uint64_t want) {
 }
 
 // Cuts `blocks`, which are free, so that taking them breaks at most `chunks` whole chunks.
-BlockRange Placement::limit_chunks(BlockRange blocks, uint64_t chunks) const {
+BlockRange BlockPlacer::limit_chunks(BlockRange blocks, uint64_t chunks) const {
   CHECK(chunks > 0);
   if (blocks.count().value() / kNodeBlocks + 2 <= chunks) return blocks;
   uint64_t broken = 0;
@@ -195,7 +195,7 @@ BlockRange Placement::limit_chunks(BlockRange blocks, uint64_t chunks) const {
   return blocks;
 }
 
-Attempt<BlockRange> Placement::find_in_broken(BlockCount want, std::optional<BlockNo> goal) {
+Attempt<BlockRange> BlockPlacer::find_in_broken(BlockCount want, std::optional<BlockNo> goal) {
   const GroupNo from = goal ? groups_.group_of(*goal) : broken_group_;
   while (true) {
     const std::optional<GroupNo> group = groups_.index().with_broken(from);
@@ -215,7 +215,7 @@ Attempt<BlockRange> Placement::find_in_broken(BlockCount want, std::optional<Blo
 
 // ---- Nodes ----
 
-Attempt<void> Placement::prepare_nodes(uint64_t count) {
+Attempt<void> BlockPlacer::prepare_nodes(uint64_t count) {
   plan_nodes(count);
   std::optional<Restart> restart;
   uint64_t chunks = 0;
@@ -231,7 +231,7 @@ Attempt<void> Placement::prepare_nodes(uint64_t count) {
 }
 
 // Groups with `count` whole chunks together: the one in use, the zone's, then any.
-void Placement::plan_nodes(uint64_t count) {
+void BlockPlacer::plan_nodes(uint64_t count) {
   node_groups_.clear();
   uint64_t chunks = 0;
   const auto add = [&](GroupNo group) {
@@ -257,7 +257,7 @@ void Placement::plan_nodes(uint64_t count) {
   }
 }
 
-BlockNo Placement::find_node() {
+BlockNo BlockPlacer::find_node() {
   for (GroupNo group : node_groups_) {
     const std::optional<uint32_t> bit = find_chunk(group);
     if (!bit) continue;
@@ -269,7 +269,7 @@ BlockNo Placement::find_node() {
 }
 
 // Behind the last node first; on a small volume within the zone, before leaving it.
-std::optional<uint32_t> Placement::find_chunk(GroupNo group) const {
+std::optional<uint32_t> BlockPlacer::find_chunk(GroupNo group) const {
   const Bitmap& bitmap = groups_.loaded(group).unavailable;
   const uint32_t from = group == node_group_ ? node_bit_ : 0;
   const uint32_t end = group == 0 && zone_bits_ != 0 ? zone_bits_ : kGroupBlocks;
@@ -283,7 +283,8 @@ std::optional<uint32_t> Placement::find_chunk(GroupNo group) const {
 
 // ---- Trim ----
 
-Attempt<std::optional<BlockRange>> Placement::find_trim(BlockNo from, BlockNo end, BlockCount min) {
+Attempt<std::optional<BlockRange>> BlockPlacer::find_trim(BlockNo from, BlockNo end,
+                                                          BlockCount min) {
   from = std::max(from, groups_.data_first());
   end = std::min(end, groups_.data_end());
   while (from < end) {

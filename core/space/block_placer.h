@@ -1,4 +1,4 @@
-// Placement: where new blocks go.
+// BlockPlacer: where new blocks go.
 //
 // Data goes on exactly where the file's last extent ends, so that a file written in sequence is one
 // extent, also across groups; else near it. New files that begin large each get a run of their own
@@ -22,10 +22,10 @@
 
 namespace fusefs {
 
-class Placement {
+class BlockPlacer {
  public:
   // `node_reserve` whole chunks are never given to data.
-  Placement(GroupTable& groups, uint64_t node_reserve);
+  BlockPlacer(GroupTable& groups, uint64_t node_reserve);
 
   // Up to `want` free blocks in one piece, at least one.
   //   Restarts  bitmap_load
