@@ -36,7 +36,9 @@ struct FileContext {
   InodeTable& inodes;
   Namespace& names;
   PageCache& cache;
-  FileStats stats;
+  FileStats stats = {};
+  // Writeback runs that failed since the last good one (writeback.h).
+  uint32_t failed_runs_in_row = 0;
 };
 
 // One open(2). The daemon keeps it by its handle.

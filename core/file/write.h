@@ -6,9 +6,9 @@
 // data (writeback.h).
 //
 // Direct: whole blocks go from the caller's buffer to the device, in place where the extent is
-// private and written, else to new blocks that the commit maps after the data is there. Unaligned
-// edges go through folios and are written at once. Overlapping folios are written and dropped
-// first, under the blocker state of the inode's two-state lock.
+// private, else to new blocks that the commit maps after the data is there. Blocks written in part
+// are read, patched and written in a buffer of their own. Overlapping folios are written and
+// dropped first, under the blocker state of the inode's two-state lock.
 //
 // Monitor held for every call.
 #pragma once
@@ -26,30 +26,37 @@ struct WriteRequest {
 
 struct WriteStash {
   NamespaceStash names;
-  TwoStateHold hold;  // direct writes only
-  Ref<IoTicket> ticket;
-  std::vector<FolioRef> folios;
-  Reservation reservation;
-  std::vector<BlockRange> allocated;  // handed out, not committed
-  uint64_t pos = 0;                   // where the write goes, once decided (append)
-  uint64_t done = 0;  // bytes finished: the write goes on from there after a restart
-  int phase = 0;
-  ~WriteStash();
-  // Extended by the owner of write.cc.
-  struct State;
-  std::unique_ptr<State> state;
-  WriteStash();
+  bool checked = false;  // that the write is allowed
+  uint64_t pos = 0;      // where its first byte went, once known (append)
+  uint64_t done = 0;     // bytes finished: the write goes on from there after a restart
+  // The part under way; of write.cc or of write_direct.cc.
+  struct Work {
+    virtual ~Work() = default;
+  };
+  std::unique_ptr<Work> work;
 };
 
 //   Returns   bytes written; short only when space or an error ends it after some
 //   Restarts  node_load, data_io, folio_locked, writeback, two_state, memory (dirty limit), space
-//   Errors    no_space, file_too_large, io_failed, corrupt, read_only_volume, not_permitted
-//             (immutable; append-only without append)
+//   Errors    no_space, file_too_large, io_failed, corrupt, read_only_volume, is_a_directory,
+//             invalid_argument (not a regular file), not_permitted (immutable; append-only without
+//             append)
+// An appending write that finds less memory than it needs at once may have others' bytes between
+// its own, never over them.
 Attempt<size_t> write_buffered(FileContext& context, Inode& inode, const WriteRequest& request,
                                WriteStash& stash);
 // The same, and the bytes are on their way past every cache of ours when it returns (durable after
 // a flush, as any O_DIRECT write).
 Attempt<size_t> write_direct(FileContext& context, Inode& inode, const WriteRequest& request,
                              WriteStash& stash);
+
+// For both: whether the write is allowed at all; takes suid, sgid and capabilities away.
+Attempt<void> check_write(FileContext& context, Inode& inode, const WriteRequest& request,
+                          WriteStash& stash);
+// How many bytes a write of `len` at `pos` may have.
+//   Errors  file_too_large
+Result<uint64_t> clip_write(uint64_t pos, uint64_t len);
+// The contents have changed now.
+void touch_contents(FileContext& context, Inode& inode);
 
 }  // namespace fusefs

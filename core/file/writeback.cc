@@ -1,0 +1,308 @@
+#include "core/file/writeback.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/file/placement.h"
+
+namespace fusefs {
+namespace {
+
+constexpr BlockCount kOne{1};
+
+FileRange page_range(const Folio& folio) { return file_range(folio.index, kOne); }
+
+}  // namespace
+
+// One run, and how far the call has come.
+struct WritebackStash::State {
+  State(FileContext& a_context, Inode& an_inode) : context(a_context), inode(an_inode) {}
+  ~State() { abandon(); }
+  // The operation was destroyed half-way: nothing of the run may be lost.
+  void abandon();
+
+  FileContext& context;
+  Inode& inode;
+  FileBlock end;  // of what was there at the time of the call
+  std::optional<Error> error;
+
+  enum class Phase : uint8_t { walking, allocating, writing, committing } phase = Phase::walking;
+  std::vector<FolioRef> folios;  // ascending, under writeback
+  Placement placement;
+  BlockCount delayed;  // of the run, still in inode.delayed_blocks
+  Ref<IoTicket> ticket;
+  uint64_t memory_size = 0;  // of the file when the run was submitted
+  WriteStamp stamp = 0;
+};
+
+WritebackStash::WritebackStash() = default;
+WritebackStash::~WritebackStash() = default;
+
+void WritebackStash::State::abandon() {
+  for (FolioRef& folio : folios) {
+    if (folio->writeback) context.cache.end_writeback(*folio, false);
+  }
+  inode.delayed_blocks -= std::exchange(delayed, BlockCount(0));
+}
+
+namespace {
+
+using State = WritebackStash::State;
+using Phase = WritebackStash::State::Phase;
+
+// The dirty folios from stash.cursor on that make up the next run. Only the first may be waited
+// for; a later one that is locked ends the run.
+Attempt<std::vector<FolioRef>> gather_run(Inode& inode, const WritebackStash& stash) {
+  std::vector<FolioRef> folios;
+  size_t pieces = 0;
+  FileBlock at = stash.cursor;
+  while (folios.size() < kWritebackRunBytes / kPageBytes) {
+    FolioRef folio = inode.mapping.next_dirty(at);
+    if (!folio || folio->index >= stash.state->end) break;
+    if (folio->locked) {
+      if (!folios.empty()) break;
+      return restart_after(folio->changed, RestartReason::folio_locked);
+    }
+    const bool follows = !folios.empty() && folios.back()->index + kOne == folio->index;
+    if (!follows && ++pieces > kWritebackRunPieces) break;
+    at = folio->index + kOne;
+    folios.push_back(std::move(folio));
+  }
+  return folios;
+}
+
+Attempt<std::vector<FilePiece>> pieces_of_run(FileContext& context, Inode& inode,
+                                              const std::vector<FolioRef>& folios, NodePins& pins) {
+  std::vector<FilePiece> pieces;
+  for (size_t i = 0; i < folios.size();) {
+    FileRange range = page_range(*folios[i]);
+    for (++i; i < folios.size() && folios[i]->index == range.end; ++i) range.end += kOne;
+    ATTEMPT_OK(find_pieces(context, inode, range, pins, pieces));
+  }
+  return pieces;
+}
+
+// Calls `visit(folio, piece)` for every folio; both ascend.
+template <class Visit>
+void for_each_page(const std::vector<FolioRef>& folios, const std::vector<FilePiece>& pieces,
+                   Visit&& visit) {
+  size_t i = 0;
+  for (const FilePiece& piece : pieces) {
+    for (; i < folios.size() && folios[i]->index < piece.range.end; ++i) {
+      if (!visit(*folios[i], piece)) return;
+    }
+  }
+}
+
+void record_error(Inode& inode, State& state, Error error) {
+  ++inode.write_error_count;
+  inode.write_error = error;
+  if (!state.error) state.error = error;
+}
+
+// Reserves for pages whose extent has become shared since they became dirty. Where there is no
+// space, cuts the run down to what has its blocks.
+Attempt<Reservation> reserve_missing(FileContext& context, std::vector<FolioRef>& folios,
+                                     const std::vector<FilePiece>& pieces) {
+  BlockCount missing;
+  for_each_page(folios, pieces, [&](const Folio& folio, const FilePiece& piece) {
+    if (piece.needs_new_blocks() && folio.reservation.count() == BlockCount(0)) missing += kOne;
+    return true;
+  });
+  if (missing == BlockCount(0)) return Reservation();
+  Attempt<Reservation> reserved = context.space.reserve(missing);
+  if (!reserved.failed() || reserved.error() != Error::no_space) return reserved;
+  size_t provided = 0;
+  for_each_page(folios, pieces, [&](const Folio& folio, const FilePiece& piece) {
+    if (piece.needs_new_blocks() && folio.reservation.count() == BlockCount(0)) return false;
+    ++provided;
+    return true;
+  });
+  folios.resize(provided);
+  return Reservation();
+}
+
+// Begins a run. False when nothing dirty is left before the end.
+Attempt<bool> begin_run(FileContext& context, Inode& inode, WritebackStash& stash) {
+  State& state = *stash.state;
+  TwoStateHold hold;
+  if (!stash.caller_blocks) ATTEMPT_INTO(hold, inode.pages_lock.add());
+  ATTEMPT(std::vector<FolioRef> folios, gather_run(inode, stash));
+  if (folios.empty()) return false;
+  const FileBlock first = folios.front()->index;
+  ATTEMPT(const std::vector<FilePiece> pieces, pieces_of_run(context, inode, folios, stash.pins));
+  ATTEMPT(Reservation missing, reserve_missing(context, folios, pieces));
+
+  if (folios.empty()) {
+    record_error(inode, state, Error::no_space);
+    stash.cursor = first + kOne;
+    return true;
+  }
+  // From here on the run is under way: nothing restarts in this attempt.
+  state.placement.reset();
+  state.placement.reservation() = std::move(missing);
+  for_each_page(folios, pieces, [&](Folio& folio, const FilePiece& piece) {
+    context.cache.begin_writeback(folio);
+    Reservation reservation = context.cache.take_reservation(folio);
+    state.delayed += reservation.count();
+    // What an overwrite in place does not need is given back with the variable.
+    if (piece.needs_new_blocks()) state.placement.reservation().merge(std::move(reservation));
+    FilePiece page = piece;
+    page.range = page_range(folio);
+    page.start = piece.start + (folio.index - piece.range.first);
+    state.placement.add(page);
+    return true;
+  });
+  inode.delayed_blocks += state.delayed;  // they stay in st_blocks until they are mapped
+  stash.cursor = folios.back()->index + kOne;
+  stash.hold = std::move(hold);
+  state.folios = std::move(folios);
+  state.phase = Phase::allocating;
+  return true;
+}
+
+void submit_run(FileContext& context, Inode& inode, State& state) {
+  state.memory_size = inode.attr.size;
+  Folio& last = *state.folios.back();
+  const uint64_t last_pos = file_pos(last.index);
+  if (last_pos + kPageBytes > state.memory_size) {
+    const size_t valid = state.memory_size > last_pos ? state.memory_size - last_pos : 0;
+    std::memset(last.frame + valid, 0, kPageBytes - valid);
+  }
+  state.ticket = make_ref<IoTicket>();
+  IoGather writes(context.device, IoKind::write, state.ticket);
+  size_t i = 0;
+  for (const Placement::Segment& segment : state.placement.segments()) {
+    for (FileBlock at = segment.range.first; at < segment.range.end; ++at, ++i) {
+      CHECK(state.folios[i]->index == at);
+      writes.add(segment.start + (at - segment.range.first), state.folios[i]->frame, kPageBytes);
+    }
+  }
+  ++context.stats.writeback_count;
+  context.stats.writeback_bytes += state.folios.size() * kPageBytes;
+}
+
+// What the size on the device becomes with this run: no byte beyond what it has written.
+uint64_t disk_size_after(const Inode& inode, const State& state) {
+  const uint64_t written_end = file_pos(state.folios.back()->index + kOne);
+  return std::max(inode.disk_size, std::min(state.memory_size, written_end));
+}
+
+Attempt<void> advance_run(FileContext& context, Inode& inode, WritebackStash& stash) {
+  State& state = *stash.state;
+  if (state.phase == Phase::allocating) {
+    ATTEMPT_OK(state.placement.allocate(context, inode, stash.pins));
+    submit_run(context, inode, state);
+    state.phase = Phase::writing;
+  }
+  if (state.phase == Phase::writing) {
+    ATTEMPT_OK(state.ticket->wait());
+    state.stamp = context.write_cache.note_write();
+    state.phase = Phase::committing;
+  }
+  const uint64_t disk_size = disk_size_after(inode, state);
+  if (state.placement.needs_commit(inode, disk_size)) {
+    ATTEMPT_OK(state.placement.commit(context, inode, disk_size, state.stamp, stash.pins));
+  } else {
+    inode.data_stamp = state.stamp;
+  }
+  return {};
+}
+
+void leave_run(WritebackStash& stash) {
+  State& state = *stash.state;
+  state.inode.delayed_blocks -= std::exchange(state.delayed, BlockCount(0));
+  state.folios.clear();
+  state.placement.reset();
+  state.ticket.reset();
+  state.phase = Phase::walking;
+  stash.hold.release();
+  note_progress();
+}
+
+void end_run(FileContext& context, WritebackStash& stash) {
+  for (FolioRef& folio : stash.state->folios) context.cache.end_writeback(*folio, true);
+  context.failed_runs_in_row = 0;
+  leave_run(stash);
+}
+
+// The pages are dirty again, with blocks reserved as far as there are any.
+void fail_run(FileContext& context, Inode& inode, WritebackStash& stash, Error error) {
+  State& state = *stash.state;
+  for (FolioRef& folio : state.folios) context.cache.end_writeback(*folio, false);
+  const BlockCount wanted = state.placement.uncommitted_blocks();
+  state.placement.cancel();
+  Reservation& kept = state.placement.reservation();
+  if (kept.count() < wanted) {
+    Attempt<Reservation> again = context.space.reserve(wanted - kept.count());
+    if (again.ok()) kept.merge(std::move(again).value());
+  }
+  for (const Placement::Segment& segment : state.placement.segments()) {
+    if (segment.kind != Placement::Kind::fresh) continue;
+    for (FolioRef& folio : state.folios) {
+      if (!segment.range.contains(folio->index) || kept.count() == BlockCount(0)) continue;
+      context.cache.give_reservation(*folio, kept.split(kOne));
+    }
+  }
+  record_error(inode, state, error);
+  ++context.failed_runs_in_row;
+  context.cache.dirty_shrunk().wake_all();  // writers look whether there is still hope
+  leave_run(stash);
+}
+
+}  // namespace
+
+Attempt<void> write_back(FileContext& context, Inode& inode, FileRange range,
+                         WritebackStash& stash) {
+  if (!stash.state) {
+    stash.state = std::make_unique<State>(context, inode);
+    // An appending writer must not be followed for ever.
+    stash.state->end = std::min(range.end, file_block_end(inode.attr.size));
+    stash.cursor = range.first;
+  }
+  State& state = *stash.state;
+  while (true) {
+    if (state.phase != Phase::walking) {
+      const Attempt<void> run = advance_run(context, inode, stash);
+      if (run.must_restart()) return run;
+      if (run.ok()) {
+        end_run(context, stash);
+      } else {
+        fail_run(context, inode, stash, run.error());
+      }
+    }
+    if (stash.cursor >= state.end) break;
+    if (!context.health.writable()) {
+      if (inode.mapping.any_dirty({stash.cursor, state.end}) && !state.error) {
+        state.error = context.health.failed() ? context.health.error() : Error::read_only_volume;
+      }
+      break;
+    }
+    ATTEMPT(const bool begun, begin_run(context, inode, stash));
+    if (!begun) stash.cursor = state.end;
+  }
+  if (range.first < state.end) {
+    if (FolioRef folio = inode.mapping.any_writeback({range.first, state.end})) {
+      return restart_after(folio->changed, RestartReason::writeback);
+    }
+  }
+  if (state.error) return *state.error;
+  return {};
+}
+
+Attempt<void> save_attr(FileContext& context, Inode& inode, NodePins& pins) {
+  if (!inode.attr_dirty || context.names.is_reapable(inode)) return {};
+  const FileRange beyond{file_block_at(inode.disk_size), kFileBlocksMax};
+  const bool more_to_come = inode.attr.is_regular() && (inode.mapping.any_dirty(beyond) ||
+                                                        inode.mapping.any_writeback(beyond));
+  const uint64_t size = more_to_come ? inode.disk_size : inode.attr.size;
+  Transaction txn(context.store, pins);
+  context.inodes.put_inode(txn, inode, size);
+  ATTEMPT_OK(txn.prepare());
+  const JournalSeq seq = txn.commit();
+  // What makes a grown file readable to its end is part of its data.
+  context.inodes.saved(inode, seq, size, size != inode.disk_size);
+  return {};
+}
+
+}  // namespace fusefs
