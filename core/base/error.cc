@@ -67,7 +67,10 @@ std::string_view error_text(Error error) { return row(error).text; }
 int error_errno(Error error) { return row(error).errno_value; }
 
 Error error_from_errno(int value) {
-  if (value == ENXIO) return Error::device_gone;  // from a device, not from lseek
+  // From a device these mean something else than from a file: no such device any more; a medium
+  // error; a number that does not fit.
+  if (value == ENXIO) return Error::device_gone;
+  if (value == ENODATA || value == EOVERFLOW) return Error::io_failed;
   for (const ErrorRow& candidate : kErrors) {
     if (candidate.errno_value == value) return candidate.error;
   }

@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "core/engine/operation.h"
+
 namespace fusefs {
 namespace {
 
@@ -15,7 +17,13 @@ void TwoStateHold::release() {
   if (TwoStateLock* lock = std::exchange(lock_, nullptr)) lock->release(side_);
 }
 
+bool TwoStateLock::must_yield() const {
+  const Operation* current = Operation::current();
+  return current != nullptr && current == let_go_by_ && current->restart_count() == let_go_attempt_;
+}
+
 Attempt<TwoStateHold> TwoStateLock::acquire(TwoState side) {
+  if (must_yield()) return Restart{nullptr, RestartReason::two_state};
   const bool same = holders_ == 0 || (state_ == side && !alone_);
   // Joining would let a steady stream of one side keep the others out for ever.
   const bool gated = holders_ != 0 && (queue(other(side)).has_waiters() || loners_.has_waiters());
@@ -26,6 +34,7 @@ Attempt<TwoStateHold> TwoStateLock::acquire(TwoState side) {
 }
 
 Attempt<TwoStateHold> TwoStateLock::block_alone() {
+  if (must_yield()) return Restart{nullptr, RestartReason::two_state};
   if (holders_ != 0) return restart_after(loners_, RestartReason::two_state);
   state_ = TwoState::blocker;
   alone_ = true;
@@ -37,6 +46,10 @@ void TwoStateLock::release(TwoState side) {
   CHECK(holders_ > 0 && state_ == side);
   if (--holders_ != 0) return;
   const bool was_alone = std::exchange(alone_, false);
+  if (!adders_.has_waiters() && !blockers_.has_waiters() && !loners_.has_waiters()) return;
+  if ((let_go_by_ = Operation::current()) != nullptr) {
+    let_go_attempt_ = let_go_by_->restart_count();
+  }
   // The turn goes round: adders, blockers, loners, adders. With a fixed preference two kinds that
   // always wait would keep the third out for ever. And all of them go before newcomers that are
   // ready already, who would find the lock free and take it for their side.

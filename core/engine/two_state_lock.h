@@ -26,6 +26,7 @@
 
 namespace fusefs {
 
+class Operation;
 class TwoStateLock;
 
 enum class TwoState : uint8_t { adder, blocker };
@@ -56,7 +57,8 @@ class TwoStateLock {
  public:
   ~TwoStateLock() { CHECK(holders_ == 0); }
 
-  // Restarts  while the other side or a loner holds it, or waits for it while ours holds it
+  // Restarts  while the other side or a loner holds it, or waits for it while ours holds it; at
+  //           once if this very attempt let others in by letting go
   Attempt<TwoStateHold> add() { return acquire(TwoState::adder); }
   Attempt<TwoStateHold> block() { return acquire(TwoState::blocker); }
   // Restarts  while anybody holds it
@@ -69,6 +71,7 @@ class TwoStateLock {
   friend class TwoStateHold;
   Attempt<TwoStateHold> acquire(TwoState side);
   void release(TwoState side);
+  bool must_yield() const;
   Waitable& queue(TwoState side) { return side == TwoState::adder ? adders_ : blockers_; }
 
   TwoState state_ = TwoState::adder;
@@ -77,6 +80,10 @@ class TwoStateLock {
   Waitable blockers_;  // blockers that wait
   Waitable loners_;    // blockers that wait to be alone
   bool alone_ = false;
+  // Whose attempt woke those who wait. The same attempt would be first to ask again; it leaves
+  // instead, and they are attempted before it. Compared only: it may be gone.
+  const Operation* let_go_by_ = nullptr;
+  uint32_t let_go_attempt_ = 0;
 };
 
 }  // namespace fusefs

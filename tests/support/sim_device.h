@@ -53,7 +53,7 @@ struct SimDeviceOptions {
 
   // The power fails when change number N (counted from 0: writes, discards, zeroing) has been
   // submitted: N came before it, and it is in flight. Nothing is heard of the device after that.
-  std::optional<uint64_t> cut_after_writes;
+  std::optional<uint64_t> cut_after_writes = {};
 
   // How many requests the log remembers.
   size_t log_records_max = 100'000;
@@ -62,7 +62,7 @@ struct SimDeviceOptions {
 // Makes requests fail, or slow. A request matches by kind and address; of those that match, the
 // first `skip` pass, the next `count` are struck, each with `probability`.
 struct SimFault {
-  std::optional<IoKind> kind;
+  std::optional<IoKind> kind = {};
   uint64_t addr_first = 0;
   uint64_t addr_end = UINT64_MAX;
   uint64_t skip = 0;
@@ -70,7 +70,7 @@ struct SimFault {
   double probability = 1.0;
 
   // device_gone stays: everything fails with it from then on.
-  std::optional<Error> error;
+  std::optional<Error> error = {};
   uint64_t delay_ns = 0;  // added to the latency
 };
 
@@ -81,7 +81,7 @@ struct SimIoRecord {
   uint64_t len = 0;
   uint64_t submit_ns = 0;
   uint64_t complete_ns = 0;  // 0 while in flight
-  std::optional<Error> error;
+  std::optional<Error> error = {};
 };
 
 struct SimDeviceStats {
@@ -158,7 +158,7 @@ class SimDevice final : public BlockDevice {
     std::vector<Piece> pieces;  // what it changes, as its buffers were at submit
     uint64_t submit_order = 0;
     uint64_t completed_before = 0;  // of a flush: the cached writes it covers
-    std::optional<Error> error;
+    std::optional<Error> error = {};
   };
   // A completed write that no flush has covered.
   struct CachedWrite {

@@ -37,7 +37,7 @@
 namespace fusefs {
 
 struct SimWorldOptions {
-  SimDeviceOptions device;  // its seed is drawn from the world's
+  SimDeviceOptions device = {};  // its seed is drawn from the world's
   double forced_restart_probability = 0.0;
   uint32_t restarts_max = 100'000;
   uint64_t stuck_ns = 3600 * kNsPerSecond;
