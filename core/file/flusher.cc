@@ -18,7 +18,8 @@
 namespace fusefs {
 namespace {
 
-constexpr uint64_t kFlushIntervalNs = kNsPerSecond;
+constexpr uint64_t kDirtyNsMax = kNsPerSecond;
+constexpr uint64_t kRoundIntervalNs = kDirtyNsMax / 2;
 constexpr uint64_t kRetryNs = 5 * kNsPerSecond;
 constexpr size_t kWritersPerInode = 3;
 // Inodes looked at in one round.
@@ -113,9 +114,11 @@ class Flusher final : public Operation {
   Attempt<void> attempt() override {
     const uint64_t now_ns = context_.scheduler.clock().monotonic_ns();
     note_failures(now_ns);
-    const bool due = now_ns >= next_round_ns_;
-    if (due) next_round_ns_ = now_ns + kFlushIntervalNs;
-    if (due || (round_.empty() && context_.cache.wants_writeback())) gather_round();
+    if (now_ns >= next_round_ns_) {
+      next_round_ns_ = now_ns + kRoundIntervalNs;
+      begin_round(now_ns > kDirtyNsMax ? now_ns - kDirtyNsMax : 0, false);
+    }
+    if (round_.empty() && context_.cache.wants_writeback()) begin_round(now_ns, true);
     start_writers();
     arm(next_round_ns_);
     return restart_after(context_.cache.writeback_wanted(), RestartReason::idle);
@@ -127,11 +130,11 @@ class Flusher final : public Operation {
     std::erase_if(retry_ns_, [now_ns](const auto& entry) { return entry.second <= now_ns; });
   }
 
-  void gather_round() {
+  // What became dirty at `deadline_ns` or before.
+  void begin_round(uint64_t deadline_ns, bool pages_only) {
     round_.clear();
-    for (Inode* inode : context_.cache.dirty_hosts(kRoundMax)) round_.push_back(inode->ino);
-    for (const InodeRef& inode : context_.inodes.dirty_inodes(kRoundMax)) {
-      if (inode->mapping.dirty_count() == 0) round_.push_back(inode->ino);
+    for (const InodeRef& inode : context_.inodes.dirty_inodes_until(deadline_ns, kRoundMax)) {
+      if (!pages_only || inode->mapping.dirty_count() != 0) round_.push_back(inode->ino);
     }
   }
 

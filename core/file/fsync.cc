@@ -1,7 +1,5 @@
 #include "core/file/fsync.h"
 
-#include <algorithm>
-
 #include "core/file/placement.h"
 
 namespace fusefs {
@@ -46,16 +44,6 @@ Attempt<void> sync_file(FileContext& context, Inode& inode, bool data_only, Fsyn
   return save_and_wait(context, inode, data_only, stash);
 }
 
-// The inodes with anything to write, each once.
-std::vector<InodeRef> all_dirty(FileContext& context) {
-  std::vector<InodeRef> inodes = context.inodes.dirty_inodes(SIZE_MAX);
-  for (Inode* inode : context.cache.dirty_hosts(SIZE_MAX)) inodes.emplace_back(inode);
-  const auto by_number = [](const InodeRef& a, const InodeRef& b) { return a->ino < b->ino; };
-  std::sort(inodes.begin(), inodes.end(), by_number);
-  inodes.erase(std::unique(inodes.begin(), inodes.end()), inodes.end());
-  return inodes;
-}
-
 }  // namespace
 
 Attempt<void> fsync(FileContext& context, OpenFile& file, bool data_only, FsyncStash& stash) {
@@ -79,7 +67,7 @@ Attempt<void> fsync_inode(FileContext& context, Inode& inode, FsyncStash& stash)
 Attempt<void> sync_all(FileContext& context, FsyncStash& stash) {
   if (stash.phase == Phase::writing) {
     stash.writers = make_ref<InodeWriters>(context);
-    stash.inodes = all_dirty(context);
+    stash.inodes = context.inodes.dirty_inodes(SIZE_MAX);
     stash.phase = Phase::saving;
   }
   if (stash.phase == Phase::saving) {

@@ -167,8 +167,7 @@ Attempt<void> Placement::commit(FileContext& context, Inode& inode, uint64_t dis
     attr.block_count =
         BlockCount(attr.block_count.value() + static_cast<uint64_t>(step.block_difference));
     attr.size = last ? std::max(inode.disk_size, disk_size) : inode.disk_size;
-    const InodeValue value = attr.to_value();
-    txn.put(inode_key(inode.ino), bytes_of(value));
+    InodeTable::put_attr(txn, attr, attr.size);
     txn.shows_data(data_stamp);
     ATTEMPT_OK(txn.prepare());
     const JournalSeq seq = txn.commit();

@@ -123,7 +123,7 @@ class Inode : public RefCounted {
 
   TwoStateLock pages_lock;
   BusyRanges direct_writes;
-  Mapping mapping{this, &delayed_blocks};
+  Mapping mapping{&delayed_blocks};
 
  protected:
   void last_reference_dropped() override;

@@ -21,6 +21,7 @@
 //   (3) Bytes beyond the end of the file are zero.
 //   (4) Who holds a folio's lock waits for nothing but its own I/O and copies: blockers of the
 //       inode's two-state lock may wait for it.
+//   (5) A locked folio stays in its mapping: who removes folios waits for it.
 //
 // Monitor held for every call.
 #pragma once

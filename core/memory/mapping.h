@@ -15,25 +15,20 @@
 #include <cstdint>
 #include <map>
 #include <set>
-#include <vector>
 
 #include "core/memory/folio.h"
 
 namespace fusefs {
 
-class Inode;
-
 class Mapping {
  public:
   Mapping() = default;
-  // `host` is whose pages these are; `delayed_blocks` follows what its folios have reserved.
-  Mapping(Inode* host, BlockCount* delayed_blocks) : host_(host), delayed_blocks_(delayed_blocks) {}
+  // `delayed_blocks` follows what the folios have reserved.
+  explicit Mapping(BlockCount* delayed_blocks) : delayed_blocks_(delayed_blocks) {}
   Mapping(const Mapping&) = delete;
   Mapping& operator=(const Mapping&) = delete;
   // Drops what is left, dirty or not.
   ~Mapping();
-
-  Inode* host() const { return host_; }
 
   FolioRef find(FileBlock index) const;
   // The first folio at or after `index`.
@@ -75,7 +70,6 @@ class Mapping {
   void set_mark(LeafNumbers& leaves, uint64_t Leaf::*bits, size_t& count, const Folio& folio,
                 bool mark);
 
-  Inode* const host_ = nullptr;
   BlockCount* const delayed_blocks_ = nullptr;
   std::map<uint64_t, Leaf> leaves_;
   LeafNumbers dirty_leaves_;
@@ -85,9 +79,6 @@ class Mapping {
   size_t count_ = 0;
   size_t dirty_count_ = 0;
   size_t writeback_count_ = 0;
-  bool listed_ = false;  // in the cache's list of mappings with dirty folios
-  Mapping* dirty_previous_ = nullptr;
-  Mapping* dirty_next_ = nullptr;
 };
 
 struct PageCacheStats {
@@ -123,7 +114,7 @@ class PageCache {
   void begin_writeback(Folio& folio);  // dirty -> writeback, clean
   // Written: clean. Not written: dirty again.
   void end_writeback(Folio& folio, bool written);
-  // The block a dirty folio will need; the host's delayed blocks follow.
+  // The block a dirty folio will need; the delayed blocks of its file follow.
   void give_reservation(Folio& folio, Reservation reservation);
   Reservation take_reservation(Folio& folio);
 
@@ -144,9 +135,6 @@ class PageCache {
   // Woken when wants_writeback() becomes true, and when somebody waits for memory.
   Waitable& writeback_wanted() { return writeback_wanted_; }
 
-  // The hosts of mappings with dirty folios, longest dirty first.
-  std::vector<Inode*> dirty_hosts(size_t max) const;
-
   FrameArena& arena() { return arena_; }
   const PageCacheStats& stats();
 
@@ -159,8 +147,6 @@ class PageCache {
   void unlink_idle(Folio& folio);
   Folio* reclaim_one();
   void count_dirty(Folio& folio, bool dirty);
-  void list_mapping(Mapping& mapping);
-  void unlist_mapping(Mapping& mapping);
   void detach(Folio& folio);
 
   FrameArena arena_;
@@ -174,8 +160,6 @@ class PageCache {
   PageCacheStats stats_;
   Folio* idle_head_ = nullptr;  // reclaimed first
   Folio* idle_tail_ = nullptr;
-  Mapping* dirty_head_ = nullptr;
-  Mapping* dirty_tail_ = nullptr;
 };
 
 }  // namespace fusefs

@@ -108,7 +108,6 @@ void PageCache::detach(Folio& folio) {
   if (folio.dirty) count_dirty(folio, false);
   if (folio.writeback) --writeback_pages_;
   mapping.erase(folio);
-  if (mapping.dirty_count_ == 0) unlist_mapping(mapping);
   folio.dirty = folio.writeback = false;
   folio.mapping = nullptr;
   if (!over_dirty_limit()) dirty_shrunk_.wake_all();
@@ -149,7 +148,6 @@ void PageCache::mark_dirty(Folio& folio) {
   if (folio.dirty || folio.mapping == nullptr) return;
   count_dirty(folio, true);
   folio.mapping->set_dirty(folio, true);
-  list_mapping(*folio.mapping);
   settle(folio);
 }
 
@@ -157,7 +155,6 @@ void PageCache::begin_writeback(Folio& folio) {
   CHECK(folio.dirty && !folio.locked && !folio.writeback);
   count_dirty(folio, false);
   folio.mapping->set_dirty(folio, false);
-  if (folio.mapping->dirty_count_ == 0) unlist_mapping(*folio.mapping);
   folio.writeback = true;
   ++writeback_pages_;
   folio.mapping->set_writeback(folio, true);
@@ -191,7 +188,7 @@ Reservation PageCache::take_reservation(Folio& folio) {
 }
 
 void PageCache::remove(Folio& folio) {
-  CHECK(!folio.writeback);
+  CHECK(!folio.writeback && !folio.locked);
   if (folio.mapping != nullptr) detach(folio);
 }
 
@@ -216,32 +213,6 @@ void PageCache::discard(Mapping& mapping, FileRange range) {
     CHECK(!folio->locked && !folio->writeback);
     detach(*folio);
   }
-}
-
-void PageCache::list_mapping(Mapping& mapping) {
-  if (mapping.listed_) return;
-  mapping.listed_ = true;
-  mapping.dirty_previous_ = dirty_tail_;
-  mapping.dirty_next_ = nullptr;
-  (dirty_tail_ != nullptr ? dirty_tail_->dirty_next_ : dirty_head_) = &mapping;
-  dirty_tail_ = &mapping;
-}
-
-void PageCache::unlist_mapping(Mapping& mapping) {
-  if (!mapping.listed_) return;
-  mapping.listed_ = false;
-  (mapping.dirty_previous_ != nullptr ? mapping.dirty_previous_->dirty_next_ : dirty_head_) =
-      mapping.dirty_next_;
-  (mapping.dirty_next_ != nullptr ? mapping.dirty_next_->dirty_previous_ : dirty_tail_) =
-      mapping.dirty_previous_;
-}
-
-std::vector<Inode*> PageCache::dirty_hosts(size_t max) const {
-  std::vector<Inode*> hosts;
-  for (Mapping* at = dirty_head_; at != nullptr && hosts.size() < max; at = at->dirty_next_) {
-    if (at->host_ != nullptr) hosts.push_back(at->host_);
-  }
-  return hosts;
 }
 
 }  // namespace fusefs

@@ -45,9 +45,9 @@ class Volume::Impl {
   RecoveryStats recovery_;
   std::unique_ptr<Store> store_;
   std::unique_ptr<Space> space_;
+  std::unique_ptr<PageCache> cache_;  // outlives the inodes with their folios
   std::unique_ptr<InodeTable> inodes_;
   std::unique_ptr<Namespace> names_;
-  std::unique_ptr<PageCache> cache_;
   std::unique_ptr<FileContext> files_;
 
  private:
