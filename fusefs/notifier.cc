@@ -1,0 +1,83 @@
+#include "fusefs/notifier.h"
+
+#include <array>
+
+#include "fusefs/protocol.h"
+
+namespace fusefs {
+
+void Notifier::start(std::function<void()> woken) {
+  woken_ = std::move(woken);
+  running_ = true;
+  thread_ = std::thread([this] { run(); });
+}
+
+void Notifier::stop() {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    running_ = false;
+  }
+  changed_.notify_all();
+  if (thread_.joinable()) thread_.join();
+}
+
+Attempt<void> Notifier::invalidate(InodeNo ino, uint64_t pos, uint64_t len, Stash& stash) {
+  return ask(ino, static_cast<int64_t>(pos), static_cast<int64_t>(len), stash);
+}
+
+Attempt<void> Notifier::invalidate_attr(InodeNo ino, Stash& stash) {
+  return ask(ino, -1, 0, stash);
+}
+
+Attempt<void> Notifier::ask(InodeNo ino, int64_t pos, int64_t len, Stash& stash) {
+  if (!stash) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!running_) return {};
+    if (queue_.size() >= kNotifyQueueMax) return restart_after(room_, RestartReason::data_io);
+    stash = std::make_shared<Job>();
+    stash->ino = ino;
+    stash->pos = pos;
+    stash->len = len;
+    queue_.push_back(stash);
+    changed_.notify_one();
+  }
+  if (!stash->done) return restart_after(stash->finished, RestartReason::data_io);
+  return {};
+}
+
+void Notifier::run() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  while (true) {
+    changed_.wait(lock, [this] { return !queue_.empty() || !running_; });
+    if (queue_.empty()) return;
+    Stash job = std::move(queue_.front());
+    queue_.pop_front();
+    lock.unlock();
+    send(*job);
+    {
+      MonitorHold hold(monitor_);
+      job->done = true;
+      job->finished.wake_all();
+      job.reset();  // a waitable goes away with the monitor held
+      room_.wake_all();
+    }
+    woken_();
+    lock.lock();
+  }
+}
+
+void Notifier::send(const Job& job) {
+  fuse_notify_inval_inode_out body{};
+  body.ino = job.ino.value();
+  body.off = job.pos;
+  body.len = job.len;
+  fuse_out_header header{};
+  header.len = sizeof(header) + sizeof(body);
+  header.error = FUSE_NOTIFY_INVAL_INODE;
+  const std::array<iovec, 2> message = {iovec{&header, sizeof(header)}, iovec{&body, sizeof(body)}};
+  // not_found: the kernel has no such inode, so it has nothing cached.
+  (void)channel_.write(message);
+  counters_.note_notify();
+}
+
+}  // namespace fusefs

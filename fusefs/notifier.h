@@ -1,0 +1,74 @@
+// Notifier: tells the kernel to drop what it has cached of an inode.
+//
+// An invalidation may wait inside the kernel for requests that we must answer meanwhile (a page
+// being read, a dirty mapped page being written), so it is sent from a thread that serves nothing.
+// An operation asks, restarts when it has been done, and only then answers its own request.
+//
+//     operation --invalidate()--> queue (bounded) --> thread: write to the channel --> wake
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+
+#include "core/base/units.h"
+#include "core/engine/attempt.h"
+#include "core/engine/monitor.h"
+#include "core/engine/waitable.h"
+#include "fusefs/channel.h"
+#include "fusefs/fuse_counters.h"
+
+namespace fusefs {
+
+inline constexpr size_t kNotifyQueueMax = 256;
+
+class Notifier {
+ public:
+  struct Job {
+    InodeNo ino;
+    int64_t pos = 0;  // negative: attributes only
+    int64_t len = 0;  // 0: to the end
+    bool done = false;
+    Waitable finished;
+  };
+  // The asking operation's; dropped with the monitor held, as every stash.
+  using Stash = std::shared_ptr<Job>;
+
+  Notifier(Channel& channel, Monitor& monitor, FuseCounters& counters)
+      : channel_(channel), monitor_(monitor), counters_(counters) {}
+  ~Notifier() { stop(); }
+
+  // `woken` makes somebody look at the ready queue. Without it nothing is ever sent and
+  // invalidate() does nothing.
+  void start(std::function<void()> woken);
+  // What is queued is still sent. Without the monitor.
+  void stop();
+
+  // Has the kernel drop its cached pages of [pos, pos + len) and its attributes of the inode.
+  // Monitor held.
+  //   Restarts  until that has happened
+  Attempt<void> invalidate(InodeNo ino, uint64_t pos, uint64_t len, Stash& stash);
+  // The attributes alone.
+  Attempt<void> invalidate_attr(InodeNo ino, Stash& stash);
+
+ private:
+  Attempt<void> ask(InodeNo ino, int64_t pos, int64_t len, Stash& stash);
+  void run();
+  void send(const Job& job);
+
+  Channel& channel_;
+  Monitor& monitor_;
+  FuseCounters& counters_;
+  std::function<void()> woken_;
+  std::thread thread_;
+  std::mutex mutex_;  // below the monitor
+  std::condition_variable changed_;
+  std::deque<Stash> queue_;
+  bool running_ = false;
+  Waitable room_;  // monitor held
+};
+
+}  // namespace fusefs

@@ -1,0 +1,37 @@
+// The operations: one function per request, by what they are about.
+//
+//     ops_nodes.cc        lookup, forget, getattr, statx, setattr, readlink
+//     ops_names.cc        mknod, mkdir, symlink, link, unlink, rmdir, rename
+//     ops_directories.cc  readdir, readdirplus, fsyncdir
+//     ops_open.cc         open, create, tmpfile, release
+//     ops_data.cc         read, write, fsync, fallocate, lseek, copy_file_range
+//     ops_xattr.cc        extended attributes and ACLs
+//     ops_ioctl.cc        ioctl
+//     ops_volume.cc       statfs, syncfs
+//
+// Functions of libfuse's table are called by it while a request is being decoded
+// (fuse_source.h); the others are called directly, for requests that libfuse 3.14 does not know or
+// would decode wrongly.
+#pragma once
+
+#include "fusefs/operation.h"
+
+namespace fusefs {
+
+void add_node_ops(fuse_lowlevel_ops& ops);
+void add_name_ops(fuse_lowlevel_ops& ops);
+void add_directory_ops(fuse_lowlevel_ops& ops);
+void add_open_ops(fuse_lowlevel_ops& ops);
+void add_data_ops(fuse_lowlevel_ops& ops);
+void add_xattr_ops(fuse_lowlevel_ops& ops);
+void add_ioctl_ops(fuse_lowlevel_ops& ops);
+void add_volume_ops(fuse_lowlevel_ops& ops);
+
+// Each makes an operation of the request being decoded.
+void serve_statx();
+void serve_tmpfile();
+void serve_copy_file_range(bool wide_answer);
+void serve_setxattr(const RequestLayout& layout);
+void serve_syncfs();
+
+}  // namespace fusefs

@@ -1,0 +1,54 @@
+#include "fusefs/server.h"
+
+namespace fusefs {
+
+Server::Server(Volume& volume, Monitor& monitor, Scheduler& scheduler, Channel& channel,
+               const Clock& clock, const MountOptions& options, MountFacts facts)
+    : volume_(volume),
+      monitor_(monitor),
+      scheduler_(scheduler),
+      channel_(channel),
+      clock_(clock),
+      options_(options),
+      facts_(std::move(facts)),
+      buffers_(kMaxWriteBytes),
+      notifier_(channel, monitor, counters_) {}
+
+void Server::forget(InodeNo ino, uint64_t count) {
+  if (volume_.inodes().lookups().forget(ino, count) != 0) return;
+  kernel_pages_.erase(ino);
+  if (unlinked_.erase(ino) != 0) volume_.release_inode(ino);
+}
+
+void Server::close_file(uint64_t handle) {
+  const InodeRef inode = open_files_.close(handle);
+  if (!inode || inode->open_count != 0 || inode->attr.link_count != 0) return;
+  // Usually the kernel still knows it, and forgets it in a moment.
+  volume_.release_inode(inode->ino);
+}
+
+void Server::note_unlinked(const Inode& inode) {
+  if (inode.attr.link_count != 0) return;
+  if (volume_.inodes().lookups().count(inode.ino) == 0) {
+    volume_.release_inode(inode.ino);
+  } else {
+    unlinked_.insert(inode.ino);
+  }
+}
+
+Attempt<void> Server::settle(JournalSeq seq, const Inode& inode) {
+  const uint32_t asking = kInodeSync | (inode.attr.is_directory() ? kInodeDirSync : 0);
+  const bool wait = options_.sync || (inode.attr.flags & asking) != 0 ||
+                    (options_.dirsync && inode.attr.is_directory());
+  if (!wait || seq == JournalSeq()) return {};
+  return volume_.store().journal().wait_durable(seq);
+}
+
+Attempt<void> Server::settle_names(JournalSeq seq, InodeNo directory) {
+  const InodeRef inode = volume_.inodes().peek(directory);
+  const bool flagged = inode && (inode->attr.flags & (kInodeSync | kInodeDirSync)) != 0;
+  if (!options_.sync && !options_.dirsync && !flagged) return {};
+  return volume_.store().journal().wait_durable(seq);
+}
+
+}  // namespace fusefs

@@ -1,0 +1,99 @@
+// Server: what every request needs: the volume, the channel, and what the kernel knows of us.
+//
+//     FuseSource (fuse_source.h) --> operations (operation.h, ops_*.cc) --> Reply (reply.h)
+//                                          |
+//                                          v
+//                                        Server
+//
+// Invariants:
+//   (1) The kernel's lookup count of an inode is what lookups() has: it is added in the attempt
+//       that settles the answer and taken back if the answer does not arrive.
+//   (2) An inode with no link left whose last user in the kernel has gone is released to the
+//       volume, which removes it.
+#pragma once
+
+#include <atomic>
+#include <string>
+#include <unordered_set>
+
+#include "core/io/reactor.h"
+#include "core/volume/volume.h"
+#include "fusefs/fuse_counters.h"
+#include "fusefs/mount_options.h"
+#include "fusefs/notifier.h"
+#include "fusefs/open_files.h"
+#include "fusefs/request.h"
+#include "fusefs/snapshots.h"
+
+namespace fusefs {
+
+// What statistics and `info` say about the mount.
+struct MountFacts {
+  std::string source;
+  std::string mount_point;
+  Timestamp mounted_at;
+};
+
+class Server {
+ public:
+  Server(Volume& volume, Monitor& monitor, Scheduler& scheduler, Channel& channel,
+         const Clock& clock, const MountOptions& options, MountFacts facts);
+
+  // For the whole time, any thread.
+  Channel& channel() { return channel_; }
+  const Clock& clock() const { return clock_; }
+  Monitor& monitor() { return monitor_; }
+  const MountOptions& options() const { return options_; }
+  const MountFacts& facts() const { return facts_; }
+  FuseCounters& counters() { return counters_; }
+  BufferPool& buffers() { return buffers_; }
+  Notifier& notifier() { return notifier_; }
+  // Set by the handshake, before the first request.
+  KernelFacts& kernel() { return kernel_; }
+  RequestLayout layout() const { return {kernel_.setxattr_ext}; }
+
+  // The rest with the monitor held.
+  Volume& volume() { return volume_; }
+  Scheduler& scheduler() { return scheduler_; }
+  OpenFiles& open_files() { return open_files_; }
+  Snapshots& snapshots() { return snapshots_; }
+
+  // The kernel knows the inode once more / so many times less.
+  void add_lookup(InodeNo ino) { volume_.inodes().lookups().add(ino, 1); }
+  void forget(InodeNo ino, uint64_t count);
+  void close_file(uint64_t handle);
+  // To be called with every inode that has lost a link.
+  void note_unlinked(const Inode& inode);
+
+  // The kernel's page cache may hold pages of the inode, by reads that went into it.
+  void note_kernel_pages(InodeNo ino) { kernel_pages_.insert(ino); }
+  bool has_kernel_pages(InodeNo ino) const { return kernel_pages_.contains(ino); }
+
+  // For -o sync and dirsync, and the inode flags of that name: after a change of `inode`, or of
+  // names in `directory`.
+  //   Restarts  until `seq` is durable, if it must be before the answer
+  Attempt<void> settle(JournalSeq seq, const Inode& inode);
+  Attempt<void> settle_names(JournalSeq seq, InodeNo directory);
+
+ private:
+  Volume& volume_;
+  Monitor& monitor_;
+  Scheduler& scheduler_;
+  Channel& channel_;
+  const Clock& clock_;
+  const MountOptions options_;
+  const MountFacts facts_;
+  KernelFacts kernel_;
+  FuseCounters counters_;
+  BufferPool buffers_;
+  Notifier notifier_;
+  OpenFiles open_files_;
+  Snapshots snapshots_;
+  std::unordered_set<InodeNo> unlinked_;      // no link left, known to the kernel
+  std::unordered_set<InodeNo> kernel_pages_;  // until forgotten
+};
+
+// Bytes of one write or read: 256 pages, what the kernel allows without a changed sysctl.
+inline constexpr size_t kMaxWriteBytes = 1 << 20;
+
+}  // namespace fusefs
