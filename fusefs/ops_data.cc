@@ -1,0 +1,289 @@
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <unistd.h>
+
+#include "fusefs/ops.h"
+
+namespace fusefs {
+namespace {
+
+Attempt<OpenFile*> find_file(FuseOperation& op, uint64_t handle) {
+  OpenFile* file = op.server().open_files().find(handle);
+  if (file == nullptr || file->inode->ino != op.node()) return Error::bad_descriptor;
+  return file;
+}
+
+// ---- read ----
+
+struct ReadOpStash {
+  ReadStash read;
+  PooledBuffer buffer;
+  size_t len = 0;
+};
+
+// A read that the kernel does not keep in its page cache: it names the lock owner of the caller,
+// which filling the cache has not.
+bool bypasses_kernel_cache(const fuse_read_in& in) {
+  return (in.read_flags & FUSE_READ_LOCKOWNER) != 0;
+}
+
+Attempt<void> read_data(FuseOperation& op, ReadOpStash& stash) {
+  const auto& in = op.request().arg<fuse_read_in>();
+  Volume& volume = op.volume();
+  if (in.size > kMaxWriteBytes) return Error::invalid_argument;
+  ATTEMPT(OpenFile * file, find_file(op, in.fh));
+  if (!stash.buffer) stash.buffer = op.server().buffers().take(in.offset % kBlockBytes + in.size);
+  if (!bypasses_kernel_cache(in)) op.server().note_kernel_pages(file->inode->ino);
+  ATTEMPT_INTO(stash.len, read_file(volume.files(), *file->inode, in.offset, in.size,
+                                    stash.buffer.bytes(), stash.read));
+  op.set_bytes(stash.len);
+  if ((in.flags & O_NOATIME) == 0) volume.touch_atime(*file->inode);
+  return {};
+}
+
+void read(fuse_req_t req, fuse_ino_t, size_t, off_t, fuse_file_info*) {
+  const uint64_t skip = decoded_request().arg<fuse_read_in>().offset % kBlockBytes;
+  serve<ReadOpStash>(req, read_data, [skip](Reply& reply, ReadOpStash& stash) {
+    reply.data(stash.buffer.bytes().subspan(skip, stash.len));
+    stash.buffer = PooledBuffer();  // large ones are better given back without the monitor
+  });
+}
+
+// ---- write ----
+
+struct WriteOpStash {
+  enum class Phase : uint8_t { write, durable, invalidate };
+  Phase phase = Phase::write;
+  WriteStash write;
+  FsyncStash fsync;
+  Notifier::Stash notify;
+  size_t len = 0;
+  bool cleared_suid = false;
+};
+
+// What one FUSE_WRITE asks for, from its flags and those of its file.
+struct WriteKind {
+  bool from_kernel_cache;  // writeback of mapped pages: nobody's system call
+  bool past_kernel_cache;  // O_DIRECT in the kernel, or FOPEN_DIRECT_IO
+  bool direct;             // from the request's buffer to the device
+  bool durable;            // before the answer
+  bool data_only;          // O_DSYNC: times may follow later
+
+  static WriteKind of(const fuse_write_in& in, const Inode& inode, const MountOptions& options) {
+    WriteKind kind{};
+    const auto flags = static_cast<int>(in.flags);
+    kind.from_kernel_cache = (in.write_flags & FUSE_WRITE_CACHE) != 0;
+    kind.past_kernel_cache = (in.write_flags & FUSE_WRITE_LOCKOWNER) != 0;
+    const bool sync = options.sync || (inode.attr.flags & kInodeSync) != 0;
+    kind.durable = !kind.from_kernel_cache && (sync || (flags & O_DSYNC) != 0);
+    kind.data_only = !sync && (flags & O_SYNC) != O_SYNC;
+    // A durable write of whole blocks has no use for our cache either.
+    const bool whole = in.offset % kBlockBytes == 0 && in.size % kBlockBytes == 0;
+    kind.direct = !kind.from_kernel_cache && ((flags & O_DIRECT) != 0 || (kind.durable && whole));
+    return kind;
+  }
+};
+
+WriteRequest write_request(const FuseOperation& op, const fuse_write_in& in, const Inode& inode) {
+  WriteRequest request;
+  request.pos = in.offset;
+  request.data = op.request().after(sizeof(in)).first(in.size);
+  request.kill_suid = (in.write_flags & FUSE_WRITE_KILL_SUIDGID) != 0;
+  // The kernel has put an appending write at the end of the file, piece by piece if it is large.
+  request.append = (in.flags & O_APPEND) != 0 && (inode.attr.flags & kInodeAppendOnly) != 0 &&
+                   in.offset >= inode.attr.size;
+  return request;
+}
+
+Attempt<void> write_once(FuseOperation& op, const fuse_write_in& in, Inode& inode,
+                         const WriteKind& kind, WriteOpStash& stash) {
+  const WriteRequest request = write_request(op, in, inode);
+  const uint32_t mode_before = inode.attr.mode;
+  FileContext& files = op.volume().files();
+  COMMIT(stash.len, kind.direct ? write_direct(files, inode, request, stash.write)
+                                : write_buffered(files, inode, request, stash.write));
+  // The kernel takes no notice of a short answer to its writeback.
+  if (kind.from_kernel_cache && stash.len < in.size) return Error::no_space;
+  stash.cleared_suid = inode.attr.mode != mode_before;
+  op.set_bytes(stash.len);
+  stash.phase = WriteOpStash::Phase::durable;
+  return {};
+}
+
+Attempt<void> write_data(FuseOperation& op, WriteOpStash& stash) {
+  using Phase = WriteOpStash::Phase;
+  const auto& in = op.request().arg<fuse_write_in>();
+  ATTEMPT(OpenFile * file, find_file(op, in.fh));
+  if (!file->writable) return Error::bad_descriptor;
+  Inode& inode = *file->inode;
+  const WriteKind kind = WriteKind::of(in, inode, op.server().options());
+  if (stash.phase == Phase::write) COMMIT_OK(write_once(op, in, inode, kind, stash));
+  if (stash.phase == Phase::durable) {
+    if (kind.durable) {
+      COMMIT_OK(fsync(op.volume().files(), *file, kind.data_only, stash.fsync));
+    }
+    stash.phase = Phase::invalidate;
+  }
+  // An asynchronous direct write leaves pages that were read during it in the kernel's cache as
+  // they were (Linux before 7.2), and nothing tells us which writes are. One that is waited for
+  // has them dropped by the kernel, and loses nothing by our doing it too.
+  if (kind.past_kernel_cache && op.server().has_kernel_pages(inode.ino)) {
+    return op.server().notifier().invalidate(inode.ino, in.offset, stash.len, stash.notify);
+  }
+  if (stash.cleared_suid) {
+    return op.server().notifier().invalidate_attr(inode.ino, stash.notify);
+  }
+  return {};
+}
+
+void write(fuse_req_t req, fuse_ino_t, const char*, size_t, off_t, fuse_file_info*) {
+  serve<WriteOpStash>(req, write_data, [](Reply& reply, WriteOpStash& stash) {
+    fuse_write_out out{};
+    out.size = static_cast<uint32_t>(stash.len);
+    reply.object(out);
+  });
+}
+
+// ---- fsync ----
+
+struct FsyncOpStash {
+  NodePins pins;
+  FsyncStash fsync;
+};
+
+void fsync(fuse_req_t req, fuse_ino_t, int data_only, fuse_file_info*) {
+  serve<FsyncOpStash>(
+      req,
+      [data_only](FuseOperation& op, FsyncOpStash& stash) -> Attempt<void> {
+        ATTEMPT(OpenFile * file, find_file(op, op.request().arg<fuse_fsync_in>().fh));
+        return fusefs::fsync(op.volume().files(), *file, data_only != 0, stash.fsync);
+      },
+      [](Reply& reply, FsyncOpStash&) { reply.empty(); });
+}
+
+// ---- fallocate, lseek ----
+
+// Before contents change by something that carries no flag for it: the capabilities of the caller
+// are unknown, so everybody but root is taken to have none.
+struct PrivilegeStash {
+  NamespaceStash names;
+  bool done = false;
+};
+Attempt<void> drop_privileges(FuseOperation& op, InodeNo ino, PrivilegeStash& stash) {
+  if (stash.done) return {};
+  COMMIT_OK(op.volume().names().kill_privileges(ino, !op.from_root(), stash.names));
+  stash.done = true;
+  return {};
+}
+
+std::optional<FallocateMode> fallocate_mode(uint32_t mode) {
+  switch (mode & ~uint32_t{FALLOC_FL_KEEP_SIZE}) {
+    case 0:
+      return FallocateMode::allocate;
+    case FALLOC_FL_PUNCH_HOLE:
+      return FallocateMode::punch_hole;
+    case FALLOC_FL_ZERO_RANGE:
+      return FallocateMode::zero_range;
+    default:
+      return std::nullopt;
+  }
+}
+
+struct FallocateStash {
+  PrivilegeStash privileges;
+  ShapeStash shape;
+  bool done = false;
+};
+
+Attempt<void> shape_file(FuseOperation& op, FallocateStash& stash) {
+  const auto& in = op.request().arg<fuse_fallocate_in>();
+  const std::optional<FallocateMode> mode = fallocate_mode(in.mode);
+  if (!mode) return Error::not_supported;
+  ATTEMPT(OpenFile * file, find_file(op, in.fh));
+  if (!file->writable) return Error::bad_descriptor;
+  ATTEMPT_OK(drop_privileges(op, file->inode->ino, stash.privileges));
+  if (!stash.done) {
+    const bool keep_size = (in.mode & FALLOC_FL_KEEP_SIZE) != 0;
+    COMMIT_OK(fallocate_range(op.volume().files(), *file->inode, *mode, in.offset, in.length,
+                              keep_size, stash.shape));
+    stash.done = true;
+  }
+  return op.server().settle(file->inode->changed_seq, *file->inode);
+}
+
+void fallocate(fuse_req_t req, fuse_ino_t, int, off_t, off_t, fuse_file_info*) {
+  serve<FallocateStash>(req, shape_file, [](Reply& reply, FallocateStash&) { reply.empty(); });
+}
+
+void lseek(fuse_req_t req, fuse_ino_t, off_t, int, fuse_file_info*) {
+  struct Stash {
+    NodePins pins;
+    fuse_lseek_out out{};
+  };
+  serve<Stash>(
+      req,
+      [](FuseOperation& op, Stash& stash) -> Attempt<void> {
+        const auto& in = op.request().arg<fuse_lseek_in>();
+        if (in.whence != SEEK_DATA && in.whence != SEEK_HOLE) return Error::invalid_argument;
+        ATTEMPT(OpenFile * file, find_file(op, in.fh));
+        auto* const seek = in.whence == SEEK_DATA ? seek_data : seek_hole;
+        ATTEMPT(stash.out.offset, seek(op.volume().files(), *file->inode, in.offset, stash.pins));
+        return {};
+      },
+      [](Reply& reply, Stash& stash) { reply.object(stash.out); });
+}
+
+// ---- copy_file_range ----
+
+struct CopyOpStash {
+  PrivilegeStash privileges;
+  CopyStash copy;
+  bool done = false;
+  uint64_t copied = 0;
+};
+
+Attempt<void> copy_data(FuseOperation& op, CopyOpStash& stash) {
+  const auto& in = op.request().arg<fuse_copy_file_range_in>();
+  if (in.flags != 0) return Error::invalid_argument;
+  ATTEMPT(OpenFile * from, find_file(op, in.fh_in));
+  OpenFile* to = op.server().open_files().find(in.fh_out);
+  if (to == nullptr || to->inode->ino != InodeNo(in.nodeid_out) || !to->writable) {
+    return Error::bad_descriptor;
+  }
+  ATTEMPT_OK(drop_privileges(op, to->inode->ino, stash.privileges));
+  if (!stash.done) {
+    COMMIT(stash.copied, copy_range(op.volume().files(), *from->inode, in.off_in, *to->inode,
+                                    in.off_out, in.len, stash.copy));
+    op.set_bytes(stash.copied);
+    stash.done = true;
+  }
+  return op.server().settle(to->inode->changed_seq, *to->inode);
+}
+
+void copy_file_range(fuse_req_t req, fuse_ino_t, off_t, fuse_file_info*, fuse_ino_t, off_t,
+                     fuse_file_info*, size_t, int) {
+  fuse_reply_none(req);
+  serve_copy_file_range(false);
+}
+
+}  // namespace
+
+void serve_copy_file_range(bool wide_answer) {
+  serve<CopyOpStash>(copy_data, [wide_answer](Reply& reply, CopyOpStash& stash) {
+    if (wide_answer) return reply.object(wire::CopyFileRangeOut{stash.copied});
+    fuse_write_out out{};
+    out.size = static_cast<uint32_t>(stash.copied);
+    reply.object(out);
+  });
+}
+
+void add_data_ops(fuse_lowlevel_ops& ops) {
+  ops.read = read;
+  ops.write = write;
+  ops.fsync = fsync;
+  ops.fallocate = fallocate;
+  ops.lseek = lseek;
+  ops.copy_file_range = copy_file_range;
+}
+
+}  // namespace fusefs
