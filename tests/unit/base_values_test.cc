@@ -159,7 +159,8 @@ TEST_CASE("an object ends with its last reference") {
   CHECK(first->ref_count() == 3);
   first = nullptr;
   Ref<Counted> moved = std::move(second);
-  moved = moved;
+  Ref<Counted>& itself = moved;
+  moved = itself;
   base.reset();
   CHECK(deaths == 0);
   CHECK(moved->ref_count() == 1);

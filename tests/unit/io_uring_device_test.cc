@@ -1,6 +1,8 @@
 // UringDevice on a temporary file: data, durability calls, refusals, locking, statistics.
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <unistd.h>
 
 #include <cstring>
@@ -75,27 +77,29 @@ TEST_CASE("what is written is read back, from small blocks to requests larger th
 
 TEST_CASE("a request scattered over more buffers than one command takes is whole") {
   constexpr size_t kPieces = 3000;
-  TempImage image(16 * kMiB);
-  RealDevice device(image.path());
-  const AlignedBuffer written = noise(kPieces * 4096, 1);
-  REQUIRE(device.io(IoRequest::write(4096, written.data(), written.size())).ok());
+  for (const std::string& folder : folders()) {
+    TempImage image(16 * kMiB, folder);
+    RealDevice device(image.path());
+    const AlignedBuffer written = noise(kPieces * 4096, 1);
+    REQUIRE(device.io(IoRequest::write(4096, written.data(), written.size())).ok());
 
-  AlignedBuffer read(kPieces * 4096);
-  IoRequest scattered;
-  scattered.addr = 4096;
-  scattered.len = read.size();
-  std::vector<size_t> order(kPieces);
-  for (size_t i = 0; i < kPieces; ++i) scattered.buffers.push_back({nullptr, 4096});
-  for (size_t i = 0; i < kPieces; ++i) {
-    order[i] = (i * 7) % kPieces;  // 7 and 3000 share no factor
-    scattered.buffers[i].iov_base = read.data() + order[i] * 4096;
+    AlignedBuffer read(kPieces * 4096);
+    IoRequest scattered;
+    scattered.addr = 4096;
+    scattered.len = read.size();
+    std::vector<size_t> order(kPieces);
+    for (size_t i = 0; i < kPieces; ++i) scattered.buffers.push_back({nullptr, 4096});
+    for (size_t i = 0; i < kPieces; ++i) {
+      order[i] = (i * 7) % kPieces;  // 7 and 3000 share no factor
+      scattered.buffers[i].iov_base = read.data() + order[i] * 4096;
+    }
+    REQUIRE(device.io(std::move(scattered)).ok());
+    size_t wrong = 0;
+    for (size_t i = 0; i < kPieces; ++i) {
+      if (std::memcmp(written.data() + i * 4096, read.data() + order[i] * 4096, 4096) != 0) ++wrong;
+    }
+    CHECK_EQ(wrong, 0);
   }
-  REQUIRE(device.io(std::move(scattered)).ok());
-  size_t wrong = 0;
-  for (size_t i = 0; i < kPieces; ++i) {
-    if (std::memcmp(written.data() + i * 4096, read.data() + order[i] * 4096, 4096) != 0) ++wrong;
-  }
-  CHECK_EQ(wrong, 0);
 }
 
 TEST_CASE("one command takes at most IOV_MAX buffers and the rest follows") {
@@ -119,40 +123,44 @@ TEST_CASE("one command takes at most IOV_MAX buffers and the rest follows") {
 
 TEST_CASE("thousands of requests in flight all complete") {
   constexpr size_t kRequests = 5000;
-  TempImage image(8 * kMiB);
-  RealDevice device(image.path());
-  const AlignedBuffer written = noise(4096, 9);
-  AlignedBuffer read(kRequests * 4096);
-  REQUIRE(device.io(IoRequest::write(0, written.data(), 4096)).ok());
-  Ref<IoTicket> ticket;
-  const Result<void> result = device.runner().run("many", [&]() -> Attempt<void> {
-    if (!ticket) {
-      ticket = make_ref<IoTicket>();
-      for (size_t i = 0; i < kRequests; ++i) {
-        device->submit(IoRequest::read(0, read.data() + i * 4096, 4096), ticket);
+  for (const std::string& folder : folders()) {
+    TempImage image(8 * kMiB, folder);
+    RealDevice device(image.path());
+    const AlignedBuffer written = noise(4096, 9);
+    AlignedBuffer read(kRequests * 4096);
+    REQUIRE(device.io(IoRequest::write(0, written.data(), 4096)).ok());
+    Ref<IoTicket> ticket;
+    const Result<void> result = device.runner().run("many", [&]() -> Attempt<void> {
+      if (!ticket) {
+        ticket = make_ref<IoTicket>();
+        for (size_t i = 0; i < kRequests; ++i) {
+          device->submit(IoRequest::read(0, read.data() + i * 4096, 4096), ticket);
+        }
       }
+      return ticket->wait();
+    });
+    REQUIRE(result.ok());
+    size_t wrong = 0;
+    for (size_t i = 0; i < kRequests; ++i) {
+      if (std::memcmp(read.data() + i * 4096, written.data(), 4096) != 0) ++wrong;
     }
-    return ticket->wait();
-  });
-  REQUIRE(result.ok());
-  size_t wrong = 0;
-  for (size_t i = 0; i < kRequests; ++i) {
-    if (std::memcmp(read.data() + i * 4096, written.data(), 4096) != 0) ++wrong;
+    CHECK_EQ(wrong, 0);
+    CHECK_EQ(device->stats().in_flight_max, kRequests);
+    CHECK_EQ(device->stats().of(IoKind::read).count, kRequests);
   }
-  CHECK_EQ(wrong, 0);
-  CHECK_EQ(device->stats().in_flight_max, kRequests);
-  CHECK_EQ(device->stats().of(IoKind::read).count, kRequests);
 }
 
 TEST_CASE("flush and durable writes succeed and are counted") {
-  TempImage image(kMiB);
-  RealDevice device(image.path());
-  const AlignedBuffer written = noise(8192, 2);
-  REQUIRE(device.io(IoRequest::write(0, written.data(), 8192, true)).ok());
-  REQUIRE(device.io(IoRequest::flush()).ok());
-  CHECK_EQ(device->stats().fua_count, 1);
-  CHECK_EQ(device->stats().of(IoKind::flush).count, 1);
-  CHECK_EQ(device->stats().of(IoKind::flush).errors_count, 0);
+  for (const std::string& folder : folders()) {
+    TempImage image(kMiB, folder);
+    RealDevice device(image.path());
+    const AlignedBuffer written = noise(8192, 2);
+    REQUIRE(device.io(IoRequest::write(0, written.data(), 8192, true)).ok());
+    REQUIRE(device.io(IoRequest::flush()).ok());
+    CHECK_EQ(device->stats().fua_count, 1);
+    CHECK_EQ(device->stats().of(IoKind::flush).count, 1);
+    CHECK_EQ(device->stats().of(IoKind::flush).errors_count, 0);
+  }
 }
 
 TEST_CASE("discarding a range of a file makes it zero and gives the space back") {
@@ -227,13 +235,15 @@ TEST_CASE("requests outside the device or off its blocks are refused and touch n
 }
 
 TEST_CASE("a file cut short under us is an I/O error, not stale memory taken for data") {
-  TempImage image(kMiB);
-  RealDevice device(image.path());
-  AlignedBuffer buffer(kMiB);
-  REQUIRE_EQ(::truncate(image.path().c_str(), 128 * 1024 + 100), 0);
-  const Result<void> result = device.io(IoRequest::read(0, buffer.data(), kMiB));
-  REQUIRE_FALSE(result.ok());
-  CHECK_EQ(result.error(), Error::io_failed);
+  for (const std::string& folder : folders()) {
+    TempImage image(kMiB, folder);
+    RealDevice device(image.path());
+    AlignedBuffer buffer(kMiB);
+    REQUIRE_EQ(::truncate(image.path().c_str(), 128 * 1024 + 100), 0);
+    const Result<void> result = device.io(IoRequest::read(0, buffer.data(), kMiB));
+    REQUIRE_FALSE(result.ok());
+    CHECK_EQ(result.error(), Error::io_failed);
+  }
 }
 
 TEST_CASE("an image in use is refused with a message that names it") {
@@ -282,6 +292,20 @@ TEST_CASE("a device opened for reading refuses writes and reads on") {
   REQUIRE_FALSE(written.ok());
   CHECK_EQ(written.error(), Error::read_only_volume);
   CHECK(device.io(IoRequest::read(0, buffer.data(), 4096)).ok());
+}
+
+TEST_CASE("a file in memory is reached without io_uring, and one on a disk with it") {
+  TempImage image(kMiB);
+  const auto on_disk = UringDevice::open(image.path(), {}, nullptr);
+  REQUIRE(on_disk.ok());
+  struct statfs status {};
+  REQUIRE_EQ(::statfs(image.path().c_str(), &status), 0);
+  CHECK_EQ(on_disk.value()->facts().calls_directly, status.f_type == TMPFS_MAGIC);
+  if (::access("/dev/shm", W_OK) != 0) return;
+  TempImage in_memory_image(kMiB, "/dev/shm");
+  const auto in_memory = UringDevice::open(in_memory_image.path(), {}, nullptr);
+  REQUIRE(in_memory.ok());
+  CHECK(in_memory.value()->facts().calls_directly);
 }
 
 TEST_CASE("what cannot be a volume is refused with one line that says why") {

@@ -1,0 +1,278 @@
+#include "core/volume/stats_collector.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+namespace fusefs {
+namespace {
+
+Json kernel_section(const KernelFacts& kernel) {
+  char flags[24];
+  std::snprintf(flags, sizeof(flags), "0x%llx", static_cast<unsigned long long>(kernel.init_flags));
+  Json json;
+  json["protocol_minor"] = kernel.protocol_minor;
+  json["libfuse_version"] = json_text(kernel.libfuse_version);
+  json["transport"] = json_text(kernel.transport);
+  json["init_flags"] = flags;
+  json["handshake_raw"] = kernel.handshake_raw;
+  json["fuseblk"] = kernel.fuseblk;
+  json["max_write_bytes"] = kernel.max_write_bytes;
+  json["max_readahead_bytes"] = kernel.max_readahead_bytes;
+  json["max_pages"] = kernel.max_pages;
+  json["max_background"] = kernel.max_background;
+  json["congestion_threshold"] = kernel.congestion_threshold;
+  json["async_read"] = kernel.async_read;
+  json["async_dio"] = kernel.async_dio;
+  json["parallel_direct_writes"] = kernel.parallel_direct_writes;
+  json["direct_io_allow_mmap"] = kernel.direct_io_allow_mmap;
+  json["killpriv_v2"] = kernel.killpriv_v2;
+  json["parallel_dirops"] = kernel.parallel_dirops;
+  json["readdirplus"] = kernel.readdirplus;
+  json["readdirplus_auto"] = kernel.readdirplus_auto;
+  json["cache_symlinks"] = kernel.cache_symlinks;
+  json["posix_acl"] = kernel.posix_acl;
+  json["setxattr_ext"] = kernel.setxattr_ext;
+  json["export_support"] = kernel.export_support;
+  json["create_supp_group"] = kernel.create_supp_group;
+  json["allow_idmap"] = kernel.allow_idmap;
+  json["syncfs"] = kernel.syncfs;
+  json["statx"] = kernel.statx;
+  json["tmpfile"] = kernel.tmpfile;
+  json["copy_file_range"] = kernel.copy_file_range;
+  json["copy_file_range_64"] = kernel.copy_file_range_64;
+  return json;
+}
+
+void add_superblock(Json& json, const Superblock& superblock) {
+  const auto* label = reinterpret_cast<const char*>(superblock.label);
+  const char* label_end = std::find(label, label + kLabelBytesMax, '\0');
+  json["uuid"] = uuid_text(superblock.uuid);
+  json["label"] = json_text({label, static_cast<size_t>(label_end - label)});
+  json["format_version"] = superblock.format_version.get();
+  json["size_bytes"] = superblock.block_count * kBlockBytes;
+  json["block_bytes"] = kBlockBytes;
+}
+
+void add_space(Json& json, const SpaceStats& space) {
+  json["data_bytes"] = space.block_count * kBlockBytes;
+  json["free_bytes"] = space.free_blocks * kBlockBytes;
+  json["available_bytes"] = space.available_blocks * kBlockBytes;
+  json["reserved_bytes"] = space.reserved_blocks * kBlockBytes;
+  json["releasing_bytes"] = space.releasing_blocks * kBlockBytes;
+  json["metadata_reserve_bytes"] = space.metadata_reserve_blocks * kBlockBytes;
+  json["loaded_groups"] = space.loaded_groups;
+  json["allocate_count"] = space.allocate_count;
+}
+
+Json recovery_part(const RecoveryStats& recovery) {
+  Json json;
+  json["was_clean"] = recovery.was_clean;
+  json["replayed_transactions"] = recovery.replayed_transactions;
+  json["replayed_bytes"] = recovery.replayed_bytes;
+  json["orphans"] = recovery.orphans;
+  json["duration_ns"] = recovery.duration_ns;
+  return json;
+}
+
+Json volume_section(const StatsInput& input) {
+  Json json;
+  if (input.superblock != nullptr) add_superblock(json, *input.superblock);
+  json["source"] = json_text(input.source);
+  json["mount_point"] = json_text(input.mount_point);
+  json["mount_unix_ns"] = unix_ns(input.mounted);
+  json["read_only"] = !input.writable;
+  if (input.health != nullptr) {
+    json["failed"] = input.health->failed();
+    json["failure"] = input.health->failed() ? json_text(input.health->reason()) : Json(nullptr);
+  }
+  if (input.space != nullptr) add_space(json, *input.space);
+  if (input.inodes != nullptr) {
+    json["cached_inodes"] = input.inodes->cached_inodes;
+    json["inodes_known_to_kernel"] = input.inodes->known_to_kernel;
+    json["dirty_inodes"] = input.inodes->dirty_inodes;
+    json["inode_load_count"] = input.inodes->load_count;
+  }
+  if (input.recovery != nullptr) json["recovery"] = recovery_part(*input.recovery);
+  return json;
+}
+
+Json file_section(const FileStats& file) {
+  Json json;
+  json["read_count"] = file.read_count;
+  json["read_bytes"] = file.read_bytes;
+  json["read_cached_bytes"] = file.read_cached_bytes;
+  json["write_buffered_count"] = file.write_buffered_count;
+  json["write_buffered_bytes"] = file.write_buffered_bytes;
+  json["write_direct_count"] = file.write_direct_count;
+  json["write_direct_bytes"] = file.write_direct_bytes;
+  json["writeback_count"] = file.writeback_count;
+  json["writeback_bytes"] = file.writeback_bytes;
+  json["cow_break_count"] = file.cow_break_count;
+  json["cow_break_bytes"] = file.cow_break_bytes;
+  json["clone_count"] = file.clone_count;
+  json["clone_bytes"] = file.clone_bytes;
+  json["fsync_count"] = file.fsync_count;
+  return json;
+}
+
+Json memory_section(const StatsInput& input) {
+  Json json = Json::object();
+  if (input.resident_bytes) json["resident_bytes"] = *input.resident_bytes;
+  if (const PageCacheStats* cache = input.page_cache) {
+    json["cache_bytes_max"] = cache->cache_bytes;
+    json["cache_bytes"] = cache->used_bytes;
+    json["dirty_bytes"] = cache->dirty_bytes;
+    json["writeback_bytes"] = cache->writeback_bytes;
+    json["reclaimed_count"] = cache->reclaimed_count;
+    json["throttled_count"] = cache->throttled_count;
+  }
+  if (const TreeStats* tree = input.tree) {
+    json["node_cache_bytes_max"] = tree->cached_nodes_max * kNodeBytes;
+    json["node_cache_bytes"] = tree->cached_nodes * kNodeBytes;
+    json["dirty_node_bytes"] = tree->dirty_nodes * kNodeBytes;
+  }
+  return json;
+}
+
+Json tree_section(const TreeStats& tree, const StoreStats* store) {
+  Json json;
+  json["levels"] = tree.levels;
+  json["hit_count"] = tree.hit_count;
+  json["read_count"] = tree.read_count;
+  json["evict_count"] = tree.evict_count;
+  json["split_count"] = tree.split_count;
+  json["merge_count"] = tree.merge_count;
+  if (store == nullptr) return json;
+  json["checkpoint_count"] = store->checkpoint_count;
+  json["checkpoint_node_count"] = store->checkpoint_nodes_written;
+  json["checkpoint_page_count"] = store->checkpoint_pages_written;
+  json["checkpoint_latency_ns"] = json_histogram(store->checkpoint_duration_ns);
+  return json;
+}
+
+void add_io_kind(Json& json, const std::string& name, const IoKindStats& stats, bool has_bytes) {
+  json[name + "_count"] = stats.count;
+  if (has_bytes) json[name + "_bytes"] = stats.bytes;
+  json[name + "_errors_count"] = stats.errors_count;
+  json[name + "_latency_ns"] = json_histogram(stats.latency_ns);
+}
+
+Json device_section(const StatsInput& input) {
+  Json json;
+  const DeviceGeometry& geometry = *input.device;
+  json["name"] = json_text(geometry.name);
+  json["size_bytes"] = geometry.size_bytes;
+  json["logical_block_bytes"] = geometry.logical_block_bytes;
+  json["io_bytes_max"] = geometry.io_bytes_max;
+  json["is_block_device"] = geometry.is_block_device;
+  json["has_volatile_cache"] = geometry.has_volatile_cache;
+  json["can_discard"] = geometry.can_discard;
+  if (const UringFacts* uring = input.uring) {
+    json["direct_io"] = uring->direct_io;
+    json["iopoll"] = uring->iopoll;
+    json["registered_file"] = uring->registered_file;
+    json["registered_buffers"] = uring->registered_buffers;
+    json["registered_bytes"] = uring->registered_bytes;
+    json["defer_taskrun"] = uring->defer_taskrun;
+  }
+  if (const DeviceStats* stats = input.device_stats) {
+    add_io_kind(json, "read", stats->of(IoKind::read), true);
+    add_io_kind(json, "write", stats->of(IoKind::write), true);
+    add_io_kind(json, "flush", stats->of(IoKind::flush), false);
+    add_io_kind(json, "discard", stats->of(IoKind::discard), true);
+    add_io_kind(json, "write_zeroes", stats->of(IoKind::write_zeroes), true);
+    json["fua_count"] = stats->fua_count;
+    json["fixed_count"] = stats->fixed_count;
+    json["split_count"] = stats->split_count;
+    json["in_flight"] = stats->in_flight;
+    json["in_flight_max"] = stats->in_flight_max;
+  }
+  return json;
+}
+
+Json journal_section(const JournalStats& journal) {
+  Json json;
+  json["size_bytes"] = journal.size_bytes;
+  json["used_bytes"] = journal.used_bytes;
+  json["transaction_count"] = journal.transaction_count;
+  json["batch_count"] = journal.batch_count;
+  json["batch_transactions"] = json_histogram(journal.batch_transactions);
+  json["write_bytes"] = journal.write_bytes;
+  json["flush_count"] = journal.flush_count;
+  json["space_wait_count"] = journal.space_wait_count;
+  json["commit_latency_ns"] = json_histogram(journal.commit_latency_ns);
+  return json;
+}
+
+Json fuse_section(const StatsInput& input) {
+  Json json = Json::object();
+  for (const auto& [name, op] : input.fuse) {
+    Json& entry = json[std::string(name)];
+    entry["count"] = op->count;
+    entry["errors_count"] = op->errors_count;
+    entry["bytes"] = op->bytes;
+    entry["latency_ns"] = json_histogram(op->latency_ns);
+  }
+  return json;
+}
+
+Json engine_section(const StatsInput& input) {
+  Json json;
+  json["threads"] = input.threads;
+  if (const SchedulerStats* scheduler = input.scheduler) {
+    json["started_count"] = scheduler->started_count;
+    json["finished_count"] = scheduler->finished_count;
+    json["attempt_count"] = scheduler->attempt_count;
+    Json& restarts = json["restarts"];
+    for (int i = 0; i < kRestartReasonCount; ++i) {
+      const auto reason = static_cast<RestartReason>(i);
+      if (reason == RestartReason::forced) continue;  // tests only
+      restarts[std::string(restart_reason_name(reason))] =
+          scheduler->restart_count[static_cast<size_t>(i)];
+    }
+    json["restarts_of_one_operation_max"] = scheduler->restarts_of_one_operation_max;
+  }
+  if (const MonitorStats* monitor = input.monitor) {
+    json["monitor_enter_count"] = monitor->enter_count;
+    json["monitor_held_ns"] = monitor->held_ns;
+    json["monitor_waited_ns"] = monitor->waited_ns;
+    json["monitor_held_ns_max"] = monitor->held_ns_max;
+  }
+  if (const ReactorStats* reactor = input.reactor) {
+    json["wait_count"] = reactor->wait_count;
+    json["receive_count"] = reactor->receive_count;
+    json["request_count"] = reactor->request_count;
+    json["timer_wake_count"] = reactor->timer_wake_count;
+  }
+  return json;
+}
+
+}  // namespace
+
+std::string uuid_text(const unsigned char (&uuid)[16]) {
+  std::string text;
+  for (size_t i = 0; i < sizeof(uuid); ++i) {
+    if (i == 4 || i == 6 || i == 8 || i == 10) text += '-';
+    char hex[3];
+    std::snprintf(hex, sizeof(hex), "%02x", uuid[i]);
+    text += hex;
+  }
+  return text;
+}
+
+Json collect_stats(const StatsInput& input) {
+  Json data;
+  if (input.kernel != nullptr) data["kernel"] = kernel_section(*input.kernel);
+  data["volume"] = volume_section(input);
+  if (input.file != nullptr) data["file"] = file_section(*input.file);
+  data["memory"] = memory_section(input);
+  if (input.tree != nullptr) data["tree"] = tree_section(*input.tree, input.store);
+  if (input.device != nullptr) data["device"] = device_section(input);
+  if (input.journal != nullptr) data["journal"] = journal_section(*input.journal);
+  data["fuse"] = fuse_section(input);
+  data["engine"] = engine_section(input);
+  return data;
+}
+
+}  // namespace fusefs
