@@ -1,9 +1,17 @@
 #include "core/tree/superblock_io.h"
 
+#include <algorithm>
+#include <cstring>
 #include <optional>
 
 namespace fusefs {
 namespace {
+
+// The slot is valid and of a program, or for a device, that we must not pass over: its volume has
+// moved on from what the other slot says.
+bool must_heed(Error error) {
+  return error == Error::newer_version || error == Error::truncated_volume;
+}
 
 // How much an error tells: the more, the rather it is the one reported.
 int weight(Error error) {
@@ -35,6 +43,7 @@ Attempt<FoundSuperblock> read_superblocks(BlockDevice& device, SuperblockStash& 
   }
   std::optional<FoundSuperblock> best;
   Error error = Error::not_a_volume;
+  uint64_t heeded_generation = 0;
   for (size_t slot = 0; slot < kSuperblockBlocks.size(); ++slot) {
     if (!stash.tickets[slot]) continue;
     if (stash.tickets[slot]->pending()) {
@@ -45,17 +54,49 @@ Attempt<FoundSuperblock> read_superblocks(BlockDevice& device, SuperblockStash& 
       verified =
           verify_superblock(stash.slots[slot].bytes(), BlockNo(kSuperblockBlocks[slot]), size);
     }
+    const Superblock& found = view_as<Superblock>(ConstBytes(stash.slots[slot].bytes()));
     if (!verified.ok()) {
+      if (must_heed(verified.error())) {
+        heeded_generation = std::max(heeded_generation, found.header.generation.get());
+      }
       if (weight(verified.error()) > weight(error)) error = verified.error();
       continue;
     }
-    const Superblock& found = view_as<Superblock>(ConstBytes(stash.slots[slot].bytes()));
     if (!best || found.header.generation > best->superblock.header.generation) {
       best = FoundSuperblock{found, static_cast<int>(slot)};
     }
   }
-  if (!best) return error;
+  if (!best || heeded_generation > best->superblock.header.generation) return error;
   return *best;
+}
+
+// Keeps the memory of the write for as long as the device may use it.
+class SuperblockWriter::Write final : public IoTicket {
+ public:
+  Write() : image(kBlockBytes) {}
+  AlignedBuffer image;
+};
+
+Attempt<void> SuperblockWriter::write(const Superblock& next) {
+  const int other = 1 - slot_;
+  if (!ticket_) {
+    const BlockNo at(kSuperblockBlocks[static_cast<size_t>(other)]);
+    const Ref<Write> write = make_ref<Write>();
+    const Bytes image = write->image.bytes();
+    std::memcpy(image.data(), &next, sizeof(next));
+    set_block_header(image, BlockKind::superblock, at, current_.header.generation + 1);
+    seal_block(image, kSuperblockChecksumSeed);
+    writing_ = view_as<Superblock>(image);
+    ticket_ = write;
+    device_.submit(IoRequest::write(block_addr(at), image.data(), image.size(), true), ticket_);
+  }
+  if (ticket_->pending()) return restart_after(ticket_->completion(), RestartReason::data_io);
+  const Result<void> written = ticket_->result();
+  ticket_.reset();
+  if (!written.ok()) return written.error();
+  current_ = writing_;
+  slot_ = other;
+  return {};
 }
 
 }  // namespace fusefs

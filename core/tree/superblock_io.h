@@ -20,10 +20,38 @@ struct SuperblockStash {
 };
 
 // The newer of the slots that verify. One that is damaged or could not be read is passed over as
-// long as the other is good: that is what two are for.
+// long as the other is good: that is what two are for. But one that is good, newer and not for us
+// (newer_version, truncated_volume) is not: the older one's tree may be gone.
 //   Restarts  on the reads
 //   Errors    of the slot that says most about what is there: newer_version, truncated_volume,
 //             corrupt, io_failed, not_a_volume
 Attempt<FoundSuperblock> read_superblocks(BlockDevice& device, SuperblockStash& stash);
+
+// Writes superblocks, to each slot in turn, one at a time.
+class SuperblockWriter {
+ public:
+  // `current` is what lies in `slot`.
+  SuperblockWriter(BlockDevice& device, const Superblock& current, int slot)
+      : device_(device), current_(current), slot_(slot) {}
+
+  // Writes `next` with the generation after current(), durably, to the slot that does not hold
+  // current(); then it is current(). The same `next` until it has returned a value or an Error.
+  // A value must be heeded at once, without a restart: another call is another write.
+  //   Restarts  on the write;  Errors  io_failed; current() is as before, the other slot unknown
+  Attempt<void> write(const Superblock& next);
+
+  // The last one that is known to be durable.
+  const Superblock& current() const { return current_; }
+  int slot() const { return slot_; }
+
+ private:
+  class Write;
+
+  BlockDevice& device_;
+  Superblock current_;
+  int slot_;
+  Ref<IoTicket> ticket_;  // under way, or null
+  Superblock writing_{};
+};
 
 }  // namespace fusefs

@@ -12,6 +12,7 @@ uint64_t next_pins_id() {
   return last.fetch_add(1, std::memory_order_relaxed) + 1;
 }
 
+// Of a leaf.
 ItemView item_at(Node& node, uint32_t slot) {
   return {node.page().key(slot), node.page().value(slot)};
 }
@@ -170,6 +171,14 @@ Attempt<Node*> Tree::Impl::leaf_for(const Key& key, NodePins& pins) {
   return path.depth == 0 ? nullptr : path.leaf().node;
 }
 
+std::optional<ItemView> Tree::Impl::prepared_item(const Key& key) {
+  Path path;
+  if (!has_root() || !cached_path(key, path)) return std::nullopt;
+  const Path::Step& leaf = path.leaf();
+  if (!leaf.node->page().holds(leaf.slot, key)) return std::nullopt;
+  return item_at(*leaf.node, leaf.slot);
+}
+
 void Tree::Impl::read_ahead(const Key& key) {
   if (!has_root()) return;
   Node* node = cache.find_ready(root_.block);
@@ -229,11 +238,15 @@ Attempt<void> Tree::prepare(const Key& key, size_t value_len, NodePins& pins, ui
 }
 void Tree::put(const Key& key, ConstBytes value) { impl_->put(key, value); }
 void Tree::erase(const Key& key) { impl_->erase(key); }
+std::optional<ItemView> Tree::prepared_item(const Key& key) const {
+  return impl_->prepared_item(key);
+}
 void Tree::read_ahead(const Key& key) { impl_->read_ahead(key); }
 
 uint64_t Tree::dirty_count() const { return impl_->cache.dirty_count(); }
 uint64_t Tree::frozen_count() const { return impl_->cache.frozen_count(); }
 
+Attempt<void> Tree::prepare_freeze(SpaceMap& space) { return impl_->prepare_freeze(space); }
 Tree::Frozen Tree::freeze(CheckpointNo checkpoint, SpaceMap& space) {
   return impl_->freeze(checkpoint, space);
 }

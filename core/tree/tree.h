@@ -116,6 +116,9 @@ class Tree {
   // `key` may be absent.
   void erase(const Key& key);
 
+  // The item with `key`, as it is now. Requires prepare() of the key in this attempt.
+  std::optional<ItemView> prepared_item(const Key& key) const;
+
   // Reads ahead the leaf that follows `key`'s, without waiting (directory and extent scans).
   void read_ahead(const Key& key);
 
@@ -134,9 +137,12 @@ class Tree {
     TreeRoot root;
     uint64_t node_count = 0;
   };
+  // Makes sure that freeze() needs no I/O in this attempt.
+  //   Restarts  bitmap_load, space;  Errors  io_failed, corrupt, no_space
+  Attempt<void> prepare_freeze(SpaceMap& space);
   // Gives every dirty node its blocks (children before parents), releases the replaced ones, and
-  // makes all of them immutable. Requires SpaceMap::prepare_nodes(dirty_count()) in this attempt,
-  // and that the nodes frozen before have been written.
+  // makes all of them immutable. Requires prepare_freeze() in this attempt, and that the nodes
+  // frozen before have been written.
   Frozen freeze(CheckpointNo checkpoint, SpaceMap& space);
   // The frozen nodes are on the device: they are clean now, and may be evicted at once.
   void frozen_written(const Frozen& frozen);

@@ -4,6 +4,13 @@
 
 namespace fusefs {
 
+Attempt<void> Tree::Impl::prepare_freeze(SpaceMap& space) {
+  for (const BlockNo place : replaced_) {
+    ATTEMPT_OK(space.prepare_change(block_range(place, BlockCount(kNodeBlocks))));
+  }
+  return space.prepare_nodes(cache.dirty_count());
+}
+
 Tree::Frozen Tree::Impl::freeze(CheckpointNo checkpoint, SpaceMap& space) {
   CHECK(cache.frozen_count() == 0);
   Frozen frozen;

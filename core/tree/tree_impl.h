@@ -59,9 +59,11 @@ class Tree::Impl {
   Attempt<void> prepare(const Key& key, size_t value_len, NodePins& pins, uint64_t& new_dirty);
   void put(const Key& key, ConstBytes value);
   void erase(const Key& key);
+  std::optional<ItemView> prepared_item(const Key& key);
 
   // ---- Checkpoint ----
 
+  Attempt<void> prepare_freeze(SpaceMap& space);
   Frozen freeze(CheckpointNo checkpoint, SpaceMap& space);
 
   bool has_root() const { return root_.block != 0 || root_.generation != 0; }
