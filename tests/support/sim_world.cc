@@ -100,7 +100,7 @@ SimWorld::Outcome SimWorld::drive(const std::function<bool()>& done, uint64_t li
   {
     DrivingScope scope(driving_);
     while (!dead() && !done()) {
-      if (step(limit_ns) || dead() || advance_clock(limit_ns)) continue;
+      if (step(limit_ns) || dead() || done() || advance_clock(limit_ns)) continue;
       outcome = Outcome::nothing_left;
       break;
     }

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -29,23 +30,37 @@ void print_replay() {
   g_replay[0] = '\0';  // once for each seed
 }
 
+// While seeds run, a fatal signal prints the replay line first and then goes on to whoever handled
+// it before: doctest, which reports the test.
+constexpr std::array<int, 2> kFatalSignals = {SIGABRT, SIGSEGV};
+std::array<struct sigaction, 2> g_previous;
+
+void restore_handlers() {
+  for (size_t i = 0; i < kFatalSignals.size(); ++i) {
+    sigaction(kFatalSignals[i], &g_previous[i], nullptr);
+  }
+}
+
 void on_fatal_signal(int signal_number) {
   print_replay();
-  signal(signal_number, SIG_DFL);
+  restore_handlers();
   raise(signal_number);
 }
 
-// doctest has handlers of its own while a test runs; when it has reported, it restores these.
-struct FatalHandlers {
+class FatalHandlers {
+ public:
   FatalHandlers() {
-    signal(SIGABRT, on_fatal_signal);
-    if (__sanitizer_set_death_callback != nullptr) {
-      __sanitizer_set_death_callback(print_replay);
-    } else {
-      signal(SIGSEGV, on_fatal_signal);
+    struct sigaction action = {};
+    action.sa_handler = on_fatal_signal;
+    for (size_t i = 0; i < kFatalSignals.size(); ++i) {
+      sigaction(kFatalSignals[i], &action, &g_previous[i]);
     }
+    if (__sanitizer_set_death_callback != nullptr) __sanitizer_set_death_callback(print_replay);
   }
-} g_fatal_handlers;
+  ~FatalHandlers() { restore_handlers(); }
+  FatalHandlers(const FatalHandlers&) = delete;
+  FatalHandlers& operator=(const FatalHandlers&) = delete;
+};
 
 // Knows the name of the running test, and when an assertion fails.
 struct ReplayListener final : doctest::IReporter {
@@ -106,6 +121,7 @@ std::string replay_line(const TestSeed& seed, const std::string& test_name) {
 }
 
 void for_each_seed(uint64_t seed_count_default, const std::function<void(const TestSeed&)>& body) {
+  const FatalHandlers handlers;
   const TestOptions options = TestOptions::from_environment();
   const uint64_t count = options.seed_count.value_or(seed_count_default);
   for (uint64_t i = 0; i < count; ++i) {

@@ -333,7 +333,7 @@ TEST_CASE("background operations may wake each other while they are dropped") {
         if (waitable) waitable->wake_all();
       }
     };
-    auto hold = std::make_shared<WakeAtEnd>(shared);
+    auto hold = std::shared_ptr<WakeAtEnd>(new WakeAtEnd{shared});
     engine.start_background("b", [hold, shared](TestOperation&) -> Attempt<void> {
       return restart_after(*shared, RestartReason::idle);
     });
@@ -396,7 +396,7 @@ TEST_CASE("what the end of an abandoned operation starts is abandoned too") {
       });
     }
   };
-  auto hold = std::make_shared<StartAtEnd>(engine, attempted);
+  auto hold = std::shared_ptr<StartAtEnd>(new StartAtEnd{engine, attempted});
   engine.start("a", [hold, &waitable](TestOperation&) -> Attempt<void> {
     return restart_after(waitable, RestartReason::durable);
   });
