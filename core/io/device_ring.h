@@ -95,6 +95,8 @@ class DeviceRing {
     std::vector<Command> commands;  // at least command_count; kept for the next request
   };
 
+  static bool is_transfer(IoKind kind) { return kind == IoKind::read || kind == IoKind::write; }
+
   explicit DeviceRing(UringDevice& device);
   Result<void> set_up();
   void register_resources();

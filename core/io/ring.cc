@@ -4,7 +4,9 @@
 
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
+#include <thread>
 
 #include "core/base/check.h"
 #include "core/base/clock.h"
@@ -29,6 +31,12 @@ constexpr std::array<unsigned, 5> kModes = {
 
 constexpr unsigned kCompletionsPerEntry = 4;
 
+// Rings count as locked memory, of which a container may have as little as 64 KiB for everything.
+constexpr unsigned kEntriesMin = 8;
+// The kernel returns the memory of a destroyed ring in the background, some milliseconds later.
+constexpr auto kMemoryWait = std::chrono::milliseconds(10);
+constexpr int kMemoryWaitsMax = 30;
+
 // liburing's own timeout entries on kernels that cannot pass a timeout to io_uring_enter.
 constexpr uint64_t kLiburingTimeout = UINT64_MAX;
 
@@ -51,23 +59,38 @@ Error explain(int value, std::string* message) {
 
 Result<std::unique_ptr<Ring>> Ring::create(Mode mode, unsigned entries, std::string* message) {
   std::unique_ptr<Ring> ring(new Ring());
+  int result = ring->set_up(mode, entries);
+  for (int waits = 0; result == -ENOMEM && waits < kMemoryWaitsMax;) {
+    if (entries > kEntriesMin) {
+      entries /= 2;
+    } else {
+      std::this_thread::sleep_for(kMemoryWait);
+      ++waits;
+    }
+    result = ring->set_up(mode, entries);
+  }
+  if (result != 0) return explain(-result, message);
+  io_uring_register_ring_fd(&ring->ring_);  // saves a lookup per call; does without if refused
+  return ring;
+}
+
+// 0 or a negative errno.
+int Ring::set_up(Mode mode, unsigned entries) {
   int result = -EINVAL;
   for (size_t i = 0; i < kModes.size() && result == -EINVAL; ++i) {
     io_uring_params params = {};
     params.flags = kModes[i] | IORING_SETUP_CLAMP | IORING_SETUP_CQSIZE;
     if (mode == Mode::poll) params.flags |= IORING_SETUP_IOPOLL;
     params.cq_entries = entries * kCompletionsPerEntry;
-    result = io_uring_queue_init_params(entries, &ring->ring_, &params);
-    ring->outstanding_max_ = params.cq_entries;
+    result = io_uring_queue_init_params(entries, &ring_, &params);
+    outstanding_max_ = params.cq_entries;
   }
-  if (result != 0) return explain(-result, message);
-  ring->set_up_ = true;
-  io_uring_register_ring_fd(&ring->ring_);  // saves a lookup per call; does without if refused
-  return ring;
+  is_set_up_ = result == 0;
+  return result;
 }
 
 Ring::~Ring() {
-  if (!set_up_) return;
+  if (!is_set_up_) return;
   // The kernel takes a ring down in the background: without this the file, and a claim on its
   // device, would outlive us.
   if (has_file_) io_uring_unregister_files(&ring_);

@@ -40,6 +40,7 @@ class Ring {
  public:
   enum class Mode : uint8_t { interrupt, poll };
 
+  // With `entries`, or fewer where locked memory is short.
   //   Errors  not_supported (no io_uring, or it is forbidden), no_memory
   //           `message` then is one line for people; it may be null.
   static Result<std::unique_ptr<Ring>> create(Mode mode, unsigned entries, std::string* message);
@@ -72,11 +73,12 @@ class Ring {
 
  private:
   Ring() = default;
+  int set_up(Mode mode, unsigned entries);
   // Judges what io_uring_enter returned.
   void note_entered(int result);
 
   io_uring ring_ = {};
-  bool set_up_ = false;
+  bool is_set_up_ = false;
   bool has_file_ = false;
   uint32_t outstanding_ = 0;
   uint32_t outstanding_max_ = 0;

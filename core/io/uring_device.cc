@@ -58,7 +58,7 @@ UringFacts UringDevice::facts() const {
   facts.iopoll = options_.iopoll;
   facts.calls_directly = probed_.is_memory;
   facts.registered_file = registered_file_;
-  facts.registered_buffers = registered_buffers_;
+  facts.registered_buffers = registered_buffers_ && !refused_buffers_;
   facts.defer_taskrun = defer_taskrun_;
   for (const iovec& region : regions_) facts.registered_bytes += region.iov_len;
   return facts;

@@ -90,6 +90,7 @@ class UringDevice final : public BlockDevice {
   std::atomic<Method> zero_method_{Method::fallocate};
   std::atomic<bool> registered_file_{false};
   std::atomic<bool> registered_buffers_{false};
+  std::atomic<bool> refused_buffers_{false};  // for one ring at least
   std::atomic<bool> defer_taskrun_{false};
 };
 
