@@ -55,7 +55,7 @@ TEST_CASE("times before 1970 are negative") {
 
 TEST_CASE("the buckets of a histogram are cumulative and end with all records") {
   Histogram histogram;
-  for (const uint64_t value : {0, 1, 5, 5, 6, 100, 5000}) histogram.record(value);
+  for (const uint64_t value : {0u, 1u, 5u, 5u, 6u, 100u, 5000u}) histogram.record(value);
   const Json json = json_histogram(histogram);
   CHECK(json.at("count") == 7);
   CHECK(json.at("sum") == 5117);
