@@ -39,6 +39,7 @@ struct DeviceGeometry {
 };
 
 enum class IoKind : uint8_t { read, write, flush, discard, write_zeroes };
+inline constexpr int kIoKindCount = static_cast<int>(IoKind::write_zeroes) + 1;
 
 // Completion of one or more requests. Kept alive by whoever waits and by the device.
 class IoTicket : public RefCounted {

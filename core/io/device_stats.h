@@ -13,8 +13,6 @@
 
 namespace fusefs {
 
-inline constexpr int kIoKindCount = static_cast<int>(IoKind::write_zeroes) + 1;
-
 struct IoKindStats {
   uint64_t count = 0;  // requests completed, as submitted, not as split
   uint64_t bytes = 0;  // of those that succeeded

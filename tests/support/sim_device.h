@@ -34,7 +34,6 @@
 
 namespace fusefs {
 
-inline constexpr int kIoKindCount = static_cast<int>(IoKind::write_zeroes) + 1;
 inline constexpr uint64_t kSimSlowNs = 50 * kNsPerMs;
 
 struct SimDeviceOptions {
