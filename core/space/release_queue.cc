@@ -20,9 +20,11 @@ void ReleaseQueue::leave(uint64_t epoch, const Operation* owner) {
 
 void ReleaseQueue::add(BlockRange blocks, JournalSeq seq) {
   CHECK(releases_.empty() || releases_.back().seq <= seq);
-  releases_.push_back({blocks, seq, epoch_});
+  // Guards that come from here on are of a later epoch.
+  const uint64_t epoch = guards_.empty() ? 0 : guards_.rbegin()->first;
+  if (epoch == epoch_) ++epoch_;
+  releases_.push_back({blocks, seq, epoch});
   blocks_ += blocks.count();
-  if (guards_.contains(epoch_)) ++epoch_;
 }
 
 std::optional<BlockRange> ReleaseQueue::take_ready(JournalSeq durable) {
