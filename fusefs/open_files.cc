@@ -2,6 +2,8 @@
 
 #include <fcntl.h>
 
+#include "core/base/random.h"
+
 namespace fusefs {
 
 uint64_t OpenFiles::open(InodeRef inode, int flags) {
@@ -14,6 +16,7 @@ uint64_t OpenFiles::open(InodeRef inode, int flags) {
   Slot& slot = slots_[index];
   ++slot.use;
   ++count_;
+  slot.secret = 0;
   slot.file = std::make_unique<OpenFile>();
   slot.file->flags = flags;
   slot.file->writable = (flags & O_ACCMODE) != O_RDONLY;
@@ -27,6 +30,21 @@ OpenFile* OpenFiles::find(uint64_t handle) {
   const uint64_t index = handle & UINT32_MAX;
   if (index >= slots_.size() || slots_[index].use != handle >> 32) return nullptr;
   return slots_[index].file.get();
+}
+
+uint64_t OpenFiles::secret(uint64_t handle) {
+  if (find(handle) == nullptr) return 0;
+  Slot& slot = slots_[handle & UINT32_MAX];
+  while (slot.secret == 0) slot.secret = entropy();
+  return slot.secret;
+}
+
+OpenFile* OpenFiles::find_by_secret(uint64_t handle, uint64_t secret) {
+  OpenFile* file = find(handle);
+  if (file == nullptr || secret == 0 || slots_[handle & UINT32_MAX].secret != secret) {
+    return nullptr;
+  }
+  return file;
 }
 
 InodeRef OpenFiles::close(uint64_t handle) {

@@ -22,12 +22,17 @@ class OpenFiles {
   OpenFile* find(uint64_t handle);
   // Returns the inode, whose opener count has been taken back; null for an unknown handle.
   InodeRef close(uint64_t handle);
+  // A number that only who has this handle can know; 0 for an unknown handle.
+  uint64_t secret(uint64_t handle);
+  // The file whose handle and secret these are; null for any other pair.
+  OpenFile* find_by_secret(uint64_t handle, uint64_t secret);
   uint64_t count() const { return count_; }
 
  private:
   struct Slot {
     std::unique_ptr<OpenFile> file;
     uint32_t use = 0;
+    uint64_t secret = 0;  // 0: not asked for yet
   };
   std::vector<Slot> slots_;
   std::vector<uint32_t> free_;

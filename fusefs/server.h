@@ -52,6 +52,16 @@ class Server {
   KernelFacts& kernel() { return kernel_; }
   RequestLayout layout() const { return {kernel_.setxattr_ext}; }
 
+  // What the statistics also look at: the device behind the volume and the threads that serve.
+  // Null in tests without them.
+  struct Engine {
+    UringDevice* device = nullptr;
+    ReactorGroup* reactors = nullptr;
+    uint32_t threads = 0;
+  };
+  void set_engine(const Engine& engine) { engine_ = engine; }
+  const Engine& engine() const { return engine_; }
+
   // The rest with the monitor held.
   Volume& volume() { return volume_; }
   Scheduler& scheduler() { return scheduler_; }
@@ -84,6 +94,7 @@ class Server {
   const MountOptions options_;
   const MountFacts facts_;
   KernelFacts kernel_;
+  Engine engine_;
   FuseCounters counters_;
   BufferPool buffers_;
   Notifier notifier_;

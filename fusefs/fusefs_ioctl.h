@@ -1,0 +1,81 @@
+/* fusefs: ioctls of a mounted volume.
+ *
+ * Open the root of the mount, or any file or directory of it, and call ioctl(2). Structures have
+ * the same layout for 32-bit and 64-bit programs. C and C++.
+ *
+ * Beside these a volume takes, from the headers of Linux: FS_IOC_GETFLAGS and SETFLAGS (immutable,
+ * append-only, no-dump, no-atime, sync, dirsync), FS_IOC_FSGETXATTR and FSSETXATTR (the same
+ * flags), FS_IOC_GETVERSION, FS_IOC_GETFSLABEL and SETFSLABEL, FITRIM.
+ *
+ * Errors: ENOTTY when the file is not on a fusefs mount.
+ */
+#ifndef FUSEFS_IOCTL_H
+#define FUSEFS_IOCTL_H
+
+#include <linux/ioctl.h>
+#include <linux/types.h>
+
+#define FUSEFS_IOCTL_MAGIC 0xF5
+
+/* What is mounted here. */
+struct fusefs_info {
+  __u32 version;       /* of this structure: 1 */
+  __u32 flags;         /* FUSEFS_INFO_... */
+  __u8 uuid[16];       /* of the volume */
+  __s32 daemon_pid;    /* in the daemon's PID namespace */
+  __u32 block_bytes;   /* 4096 */
+  __u64 volume_blocks; /* of the whole volume */
+  __s64 mounted_sec;   /* since 1970 */
+  __u32 mounted_nsec;
+  __u32 reserved;
+  char label[256];       /* ends with a zero byte */
+  char tool_version[64]; /* of the daemon */
+  char source[4096];     /* the image or device, as the daemon opened it */
+};
+#define FUSEFS_INFO_READ_ONLY (1u << 0) /* mounted read-only, or turned read-only by an error */
+#define FUSEFS_INFO_FAILED (1u << 1)    /* an error turned it read-only */
+#define FUSEFS_INFO_FUSEBLK (1u << 2)   /* umount(2) and syncfs(2) wait for the device */
+#define FUSEFS_IOC_INFO _IOR(FUSEFS_IOCTL_MAGIC, 1, struct fusefs_info)
+
+/* The statistics as JSON (docs/STATS.md), read in pieces of one snapshot.
+ *
+ * The first call has snapshot = 0 and offset = 0 and takes the snapshot; the answer names it. The
+ * next calls give that number and the offset of the next piece, until offset + len == total.
+ * ESTALE: others have read statistics meanwhile, and this snapshot has been dropped; start over.
+ */
+struct fusefs_stats_piece {
+  __u64 snapshot; /* in, out */
+  __u64 offset;   /* in */
+  __u64 total;    /* out: bytes of the whole text */
+  __u32 len;      /* out: bytes in `data` */
+  __u32 reserved;
+  char data[8160];
+};
+#define FUSEFS_IOC_STATS _IOWR(FUSEFS_IOCTL_MAGIC, 2, struct fusefs_stats_piece)
+
+/* Proof that the caller has a file open for reading, to be handed to FUSEFS_IOC_CLONE_RANGE; valid
+ * while that descriptor is open. EBADF: not open for reading.
+ */
+struct fusefs_source_token {
+  __u64 handle;
+  __u64 secret;
+};
+#define FUSEFS_IOC_SOURCE_TOKEN _IOR(FUSEFS_IOCTL_MAGIC, 3, struct fusefs_source_token)
+
+/* Makes a range of this file, which is open for writing, share the blocks of a range of another
+ * file of the mount (or of another range of itself): what FICLONERANGE does, which the kernel
+ * does not pass on to FUSE. Positions and len are multiples of block_bytes, but len may also end
+ * at the source's end; len = 0: to its end.
+ *
+ * EINVAL: not aligned, beyond the source's end, overlapping. ESTALE: the token is not valid.
+ */
+struct fusefs_clone_range {
+  struct fusefs_source_token source;
+  __u64 source_pos;
+  __u64 len;
+  __u64 target_pos;
+  __u64 reserved; /* 0 */
+};
+#define FUSEFS_IOC_CLONE_RANGE _IOW(FUSEFS_IOCTL_MAGIC, 4, struct fusefs_clone_range)
+
+#endif
