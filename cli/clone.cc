@@ -1,0 +1,123 @@
+// fusefs clone: a file, or a range of it, shares its blocks with another.
+#include <fcntl.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+#include "cli/mounted.h"
+#include "cli/tool.h"
+#include "fusefs/mount_options.h"
+
+namespace fusefs::cli {
+namespace {
+
+struct CloneArguments {
+  std::string source;
+  std::string target;
+  std::string range;
+  bool force = false;
+  bool json = false;
+};
+
+// FROM:LEN[:TO]
+bool parse_range(const std::string& text, fusefs_clone_range* range) {
+  std::vector<uint64_t> numbers;
+  size_t at = 0;
+  while (at <= text.size()) {
+    const size_t colon = std::min(text.find(':', at), text.size());
+    const Result<uint64_t> number = parse_size(text.substr(at, colon - at));
+    if (!number.ok()) return false;
+    numbers.push_back(number.value());
+    at = colon + 1;
+  }
+  if (numbers.size() < 2 || numbers.size() > 3) return false;
+  range->source_pos = numbers[0];
+  range->len = numbers[1];
+  range->target_pos = numbers.size() == 3 ? numbers[2] : numbers[0];
+  return true;
+}
+
+std::string clone_error(int error) {
+  switch (error) {
+    case EINVAL:
+      return "the range is not made of whole blocks, lies beyond the source's end, or overlaps";
+    case ESTALE:
+      return "the two are not on the same mount; copy with: cp";
+    default:
+      return std::strerror(error);
+  }
+}
+
+int run_clone(const CloneArguments& arguments) {
+  std::string message;
+  const std::optional<Mounted> source = open_mounted(arguments.source, &message);
+  if (!source) return fail("clone", message);
+  struct stat from {};
+  if (fstat(source->fd.get(), &from) != 0 || !S_ISREG(from.st_mode)) {
+    return fail("clone", arguments.source + ": not a regular file");
+  }
+  fusefs_clone_range range{};
+  const bool whole = arguments.range.empty();
+  if (!whole && !parse_range(arguments.range, &range)) {
+    return fail("clone", "--range " + arguments.range + ": say FROM:LEN or FROM:LEN:TO",
+                kExitUsage);
+  }
+  struct stat existing {};
+  const bool created = stat(arguments.target.c_str(), &existing) != 0 && errno == ENOENT;
+  if (whole && !created && !arguments.force) {
+    return fail("clone", arguments.target + ": exists; give -f to replace its contents");
+  }
+  const OwnedFd target(open(arguments.target.c_str(),
+                            O_RDWR | O_CREAT | O_CLOEXEC | (created ? O_EXCL : 0),
+                            from.st_mode & 07777));
+  if (!target) return fail("clone", arguments.target + ": " + std::strerror(errno));
+  struct stat to {};
+  int error = 0;
+  if (fstat(target.get(), &to) != 0) error = errno;
+  if (error == 0 && to.st_dev != from.st_dev) {
+    if (created) unlink(arguments.target.c_str());
+    return fail("clone", arguments.source + " and " + arguments.target +
+                             ": not on the same mount, blocks cannot be shared; copy with: cp");
+  }
+  // A whole clone has exactly the source's contents.
+  if (error == 0 && whole && to.st_size > from.st_size && ftruncate(target.get(), 0) != 0) {
+    error = errno;
+  }
+  if (error == 0 && ioctl(source->fd.get(), FUSEFS_IOC_SOURCE_TOKEN, &range.source) != 0) {
+    error = errno;
+  }
+  if (error == 0 && ioctl(target.get(), FUSEFS_IOC_CLONE_RANGE, &range) != 0) error = errno;
+  if (error != 0) {
+    if (created) unlink(arguments.target.c_str());
+    return fail("clone", arguments.source + " to " + arguments.target + ": " + clone_error(error));
+  }
+  if (arguments.json) {
+    Json data;
+    data["source"] = json_text(arguments.source);
+    data["target"] = json_text(arguments.target);
+    data["clone_bytes"] =
+        range.len != 0 ? range.len : static_cast<uint64_t>(from.st_size) - range.source_pos;
+    print_json("fusefs.clone", kExitOk, std::move(data));
+  }
+  return kExitOk;
+}
+
+}  // namespace
+
+void add_clone(CLI::App& app, int& exit_code) {
+  auto arguments = std::make_shared<CloneArguments>();
+  CLI::App* command =
+      app.add_subcommand("clone", "Clone a file of a mounted volume: its blocks are shared");
+  command->add_option("SRC", arguments->source, "File to clone")->required();
+  command->add_option("DST", arguments->target, "The clone, on the same mount")->required();
+  command->add_option("--range", arguments->range, "Only FROM:LEN, to position TO: FROM:LEN[:TO]");
+  command->add_flag("-f,--force", arguments->force, "Replace the contents of DST");
+  command->add_flag("--json", arguments->json, "Print one JSON document");
+  command->callback([arguments, &exit_code] { exit_code = run_clone(*arguments); });
+}
+
+}  // namespace fusefs::cli
