@@ -1,0 +1,137 @@
+#include "tests/support/sim_volume.h"
+
+#include <string>
+
+#include "core/volume/format_volume.h"
+
+#include <doctest/doctest.h>
+
+namespace fusefs {
+namespace {
+
+// A device that held something else before.
+SimImage canary_image(uint64_t size_bytes) {
+  static std::map<uint64_t, SimImage> images;
+  auto [it, fresh] = images.try_emplace(size_bytes);
+  if (fresh) {
+    const std::vector<std::byte> page(kBlockBytes, kCanary);
+    for (uint64_t addr = 0; addr < size_bytes; addr += kBlockBytes) it->second.write(addr, page);
+  }
+  return it->second;
+}
+
+SimWorldOptions world_options(const TestSeed& seed, const SimVolumeOptions& options) {
+  SimWorldOptions world;
+  world.device.size_bytes = options.size_bytes;
+  world.forced_restart_probability = seed.forced_restart_probability;
+  return world;
+}
+
+}  // namespace
+
+SimVolume::SimVolume(const TestSeed& seed, const SimVolumeOptions& options) : options_(options) {
+  world_ = std::make_unique<SimWorld>(seed.seed, world_options(seed, options),
+                                      canary_image(options.size_bytes));
+  FormatOptions format;
+  format.seed = seed.seed;
+  format.discard = false;
+  VolumeFormatter formatter(world_->device(), format);
+  REQUIRE(world_->run([&] { return formatter.run(); }).ok());
+  mount();
+}
+
+SimVolume::SimVolume(const TestSeed& seed, const SimVolumeOptions& options, SimImage image)
+    : options_(options) {
+  world_ = std::make_unique<SimWorld>(seed.seed, world_options(seed, options), std::move(image));
+  mount();
+}
+
+SimVolume::~SimVolume() {
+  if (world_ && volume_) world_->abandon();
+  volume_.reset();
+}
+
+void SimVolume::mount() {
+  VolumeOptions options;
+  options.cache_bytes = options_.cache_bytes;
+  volume_ = std::make_unique<Volume>(world_->scheduler(), world_->device(), world_->clock(),
+                                     options, [](const std::string&) {});
+  const Result<void> mounted = world_->run([this] { return volume_->mount(); });
+  REQUIRE_MESSAGE(mounted.ok(), volume_->error_detail());
+}
+
+InodeRef SimVolume::create(std::string_view name) {
+  NamespaceStash stash;
+  CreateRequest request;
+  request.mode = 0100644;
+  auto created = world_->run(
+      [&] { return volume_->names().create(kRootInode, name, request, Caller{}, stash); });
+  REQUIRE(created.ok());
+  return std::move(created).value();
+}
+
+InodeRef SimVolume::lookup(std::string_view name) {
+  NamespaceStash stash;
+  auto found = world_->run([&] { return volume_->names().lookup(kRootInode, name, stash); });
+  REQUIRE(found.ok());
+  return std::move(found).value();
+}
+
+Result<size_t> SimVolume::write(Inode& inode, uint64_t pos, ConstBytes data, How how, bool append) {
+  WriteCall call{files(), InodeRef(&inode), {pos, data, append, false}, how, {}};
+  return world_->run([&] { return call.attempt(); });
+}
+
+Result<std::vector<std::byte>> SimVolume::read(Inode& inode, uint64_t pos, size_t len) {
+  const uint64_t base = pos - pos % kBlockBytes;
+  AlignedBuffer buffer(file_pos(file_block_end(pos + len)) - base + kBlockBytes);
+  ReadStash stash;
+  auto got =
+      world_->run([&] { return read_file(files(), inode, pos, len, buffer.bytes(), stash); });
+  if (!got.ok()) return got.error();
+  const std::byte* first = buffer.data() + pos % kBlockBytes;
+  return std::vector<std::byte>(first, first + got.value());
+}
+
+std::vector<std::byte> SimVolume::read_all(Inode& inode) {
+  auto got = read(inode, 0, inode.attr.size);
+  REQUIRE(got.ok());
+  return std::move(got).value();
+}
+
+Result<void> SimVolume::truncate(Inode& inode, uint64_t size) {
+  ShapeStash stash;
+  return world_->run([&] { return set_size(files(), inode, size, false, stash); });
+}
+
+Result<void> SimVolume::fallocate(Inode& inode, FallocateMode mode, uint64_t pos, uint64_t len,
+                                  bool keep_size) {
+  ShapeStash stash;
+  return world_->run(
+      [&] { return fallocate_range(files(), inode, mode, pos, len, keep_size, stash); });
+}
+
+Result<void> SimVolume::fsync(OpenFile& file, bool data_only) {
+  FsyncStash stash;
+  return world_->run([&] { return fusefs::fsync(files(), file, data_only, stash); });
+}
+
+Result<void> SimVolume::sync() {
+  FsyncStash stash;
+  return world_->run([&] { return sync_all(files(), stash); });
+}
+
+SimImage SimVolume::unmount() {
+  REQUIRE(world_->run([this] { return volume_->unmount(); }).ok());
+  world_->abandon();
+  volume_.reset();
+  return world_->device().snapshot();
+}
+
+SimImage SimVolume::power_cut() {
+  SimImage image = world_->power_cut();
+  volume_.reset();
+  return image;
+}
+
+}  // namespace fusefs

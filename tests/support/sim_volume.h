@@ -1,0 +1,92 @@
+// SimVolume: a formatted and mounted volume on a simulated device, and files on it.
+//
+// The device is filled with a canary before it is formatted, so that a read of what was never
+// written shows.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string_view>
+#include <vector>
+
+#include "core/volume/volume.h"
+#include "tests/support/sim_world.h"
+#include "tests/support/test_options.h"
+
+namespace fusefs {
+
+inline constexpr std::byte kCanary{0xC5};
+
+struct SimVolumeOptions {
+  uint64_t size_bytes = uint64_t{64} << 20;
+  uint64_t cache_bytes = kCachePagesMin * kPageBytes;
+};
+
+class SimVolume {
+ public:
+  explicit SimVolume(const TestSeed& seed, const SimVolumeOptions& options = {});
+  // Mounts what an earlier one left.
+  SimVolume(const TestSeed& seed, const SimVolumeOptions& options, SimImage image);
+  ~SimVolume();
+
+  SimWorld& world() { return *world_; }
+  Volume& volume() { return *volume_; }
+  FileContext& files() { return volume_->files(); }
+  SimDevice& device() { return world_->device(); }
+
+  // Names in the root directory.
+  InodeRef create(std::string_view name);
+  InodeRef lookup(std::string_view name);
+
+  enum class How { buffered, direct };
+  Result<size_t> write(Inode& inode, uint64_t pos, ConstBytes data, How how, bool append = false);
+  // Up to `len` bytes at `pos`.
+  Result<std::vector<std::byte>> read(Inode& inode, uint64_t pos, size_t len);
+  std::vector<std::byte> read_all(Inode& inode);
+  Result<void> truncate(Inode& inode, uint64_t size);
+  Result<void> fallocate(Inode& inode, FallocateMode mode, uint64_t pos, uint64_t len,
+                         bool keep_size);
+  Result<void> fsync(OpenFile& file, bool data_only = false);
+  Result<void> sync();
+
+  // Each is the end of this volume: every InodeRef must have gone.
+  SimImage unmount();
+  SimImage power_cut();
+
+  // An operation of its own, whose answer is handed to `on_done`.
+  template <class OnDone>
+  void spawn_write(Inode& inode, uint64_t pos, ConstBytes data, How how, OnDone on_done);
+
+ private:
+  struct WriteCall;
+  void mount();
+
+  const SimVolumeOptions options_;
+  std::unique_ptr<SimWorld> world_;
+  std::unique_ptr<Volume> volume_;
+};
+
+// One write with its stash. The data is shared with the caller until it is done.
+struct SimVolume::WriteCall {
+  FileContext& files;
+  InodeRef inode;
+  WriteRequest request;
+  How how;
+  WriteStash stash;
+
+  Attempt<size_t> attempt() {
+    return how == How::direct ? write_direct(files, *inode, request, stash)
+                              : write_buffered(files, *inode, request, stash);
+  }
+};
+
+template <class OnDone>
+void SimVolume::spawn_write(Inode& inode, uint64_t pos, ConstBytes data, How how, OnDone on_done) {
+  std::shared_ptr<WriteCall> call;
+  world_->inside([&] {
+    call.reset(new WriteCall{files(), InodeRef(&inode), {pos, data, false, false}, how, {}});
+    world_->spawn([call = std::move(call)] { return call->attempt(); }, std::move(on_done));
+  });
+}
+
+}  // namespace fusefs
