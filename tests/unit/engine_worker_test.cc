@@ -64,7 +64,7 @@ TEST_CASE("several threads attempt one at a time, work outside at once, and lose
 TEST_CASE("the monitor knows how long it was held") {
   SimClock clock;
   Monitor monitor(clock);
-  for (const uint64_t held_ns : {100, 700, 200}) {
+  for (const uint64_t held_ns : {100u, 700u, 200u}) {
     MonitorHold hold(monitor);
     clock.advance_to(clock.monotonic_ns() + held_ns);
   }

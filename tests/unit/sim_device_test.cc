@@ -1,8 +1,5 @@
 // The simulated device keeps the contract of BlockDevice, and uses all the freedom it leaves.
-#include "tests/support/sim_device.h"
-
 #include <algorithm>
-#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -11,7 +8,7 @@
 #include "core/base/random.h"
 #include "core/io/aligned_buffer.h"
 #include "tests/support/death.h"
-#include "tests/support/test_options.h"
+#include "tests/support/device_bench.h"
 
 #include <doctest/doctest.h>
 
@@ -20,75 +17,8 @@ namespace {
 
 constexpr uint32_t kSector = 512;
 
-// A device, its clock, and buffers that live as long.
-struct Bench {
-  explicit Bench(SimDeviceOptions options = {}, SimImage image = {})
-      : device(clock, options, std::move(image)) {}
-
-  AlignedBuffer& filled(uint64_t len, int value) {
-    AlignedBuffer buffer(std::max<uint64_t>(len, kBlockBytes));
-    std::fill_n(buffer.data(), len, static_cast<std::byte>(value));
-    buffers.push_back(std::move(buffer));
-    return buffers.back();
-  }
-  Ref<IoTicket> submit(IoRequest request) {
-    Ref<IoTicket> ticket = make_ref<IoTicket>();
-    device.submit(std::move(request), ticket);
-    return ticket;
-  }
-  Ref<IoTicket> submit_write(uint64_t addr, uint64_t len, int value, bool fua = false) {
-    return submit(IoRequest::write(addr, filled(len, value).data(), len, fua));
-  }
-  void settle() {
-    while (auto next = device.next_event_ns()) {
-      clock.advance_to(*next);
-      device.deliver_due();
-    }
-  }
-  Result<void> finish(const Ref<IoTicket>& ticket) {
-    settle();
-    CHECK_FALSE(ticket->pending());
-    return ticket->result();
-  }
-  void write(uint64_t addr, uint64_t len, int value, bool fua = false) {
-    REQUIRE(finish(submit_write(addr, len, value, fua)).ok());
-  }
-  void flush() { REQUIRE(finish(submit(IoRequest::flush())).ok()); }
-  // The first byte of each block of `block_bytes`.
-  std::vector<int> read(uint64_t addr, uint64_t len, uint64_t block_bytes = kBlockBytes) {
-    AlignedBuffer& buffer = filled(len, 0xAA);
-    REQUIRE(finish(submit(IoRequest::read(addr, buffer.data(), len))).ok());
-    std::vector<int> firsts;
-    for (uint64_t at = 0; at < len; at += block_bytes) {
-      firsts.push_back(static_cast<int>(buffer.data()[at]));
-    }
-    return firsts;
-  }
-
-  SimClock clock;
-  std::deque<AlignedBuffer> buffers;
-  SimDevice device;
-};
-
-int first_byte(const SimImage& image, uint64_t addr) {
-  std::byte value{};
-  image.read(addr, Bytes(&value, 1));
-  return static_cast<int>(value);
-}
-
-// What 200 power cuts at this moment leave in the block at `addr`.
-std::set<int> possible_after_cut(Bench& bench, uint64_t addr) {
-  bench.device.cut_power();
-  Random random(11);
-  std::set<int> values;
-  for (int i = 0; i < 200; ++i) {
-    values.insert(first_byte(bench.device.surviving_image(random), addr));
-  }
-  return values;
-}
-
 TEST_CASE("what was written is read back, and what was not is zero, on 16 TiB") {
-  Bench bench({.size_bytes = uint64_t{16} << 40});
+  DeviceBench bench({.size_bytes = uint64_t{16} << 40});
   const uint64_t last = (uint64_t{16} << 40) - kBlockBytes;
   bench.write(last, kBlockBytes, 7);
   bench.write(0, 2 * kBlockBytes, 8);
@@ -99,7 +29,7 @@ TEST_CASE("what was written is read back, and what was not is zero, on 16 TiB") 
 }
 
 TEST_CASE("buffers are filled and drained in order") {
-  Bench bench;
+  DeviceBench bench;
   AlignedBuffer& one = bench.filled(kBlockBytes, 1);
   AlignedBuffer& two = bench.filled(2 * kBlockBytes, 2);
   IoRequest write = IoRequest::write(kBlockBytes, one.data(), kBlockBytes);
@@ -118,7 +48,7 @@ TEST_CASE("buffers are filled and drained in order") {
 }
 
 TEST_CASE("nothing completes inline, and requests overtake each other") {
-  Bench bench;
+  DeviceBench bench;
   std::vector<Ref<IoTicket>> tickets;
   for (uint64_t i = 0; i < 50; ++i) {
     tickets.push_back(bench.submit_write(i * kBlockBytes, kBlockBytes, 1));
@@ -135,7 +65,7 @@ TEST_CASE("nothing completes inline, and requests overtake each other") {
 }
 
 TEST_CASE("a ticket of several requests ends with the last of them") {
-  Bench bench;
+  DeviceBench bench;
   Ref<IoTicket> ticket = make_ref<IoTicket>();
   for (uint64_t i = 0; i < 5; ++i) {
     bench.device.submit(
@@ -151,209 +81,12 @@ TEST_CASE("a ticket of several requests ends with the last of them") {
   CHECK(ticket->wait().ok());
 }
 
-// ---- Durability ----
-
-TEST_CASE("a completed write may be lost until a flush submitted after it has completed") {
-  Bench bench;
-  bench.write(0, kBlockBytes, 1);
-  SUBCASE("without a flush") { CHECK(possible_after_cut(bench, 0) == std::set<int>{0, 1}); }
-  SUBCASE("with the flush in flight") {
-    bench.submit(IoRequest::flush());
-    CHECK(possible_after_cut(bench, 0) == std::set<int>{0, 1});
-  }
-  SUBCASE("after the flush") {
-    bench.flush();
-    CHECK(possible_after_cut(bench, 0) == std::set<int>{1});
-  }
-}
-
-TEST_CASE("a flush promises nothing about a write that completed after its submission") {
-  Bench bench({.latency_ns_min = 1000, .latency_ns_max = 1000, .slow_probability = 0});
-  const Ref<IoTicket> early = bench.submit_write(0, kBlockBytes, 1);
-  bench.clock.advance_to(bench.clock.monotonic_ns() + 500);
-  const Ref<IoTicket> flush = bench.submit(IoRequest::flush());
-  bench.settle();
-  REQUIRE_FALSE(early->pending());
-  REQUIRE_FALSE(flush->pending());
-  CHECK(possible_after_cut(bench, 0) == std::set<int>{0, 1});
-}
-
-TEST_CASE("a write with fua is durable when it completes, and alone") {
-  Bench bench;
-  bench.write(0, kBlockBytes, 1);
-  bench.write(kBlockBytes, kBlockBytes, 2, true);
-  CHECK(possible_after_cut(bench, 0) == std::set<int>{0, 1});
-  CHECK(possible_after_cut(bench, kBlockBytes) == std::set<int>{2});
-}
-
-TEST_CASE("a power cut brings back no version older than the durable one, but any newer one") {
-  Bench bench;
-  bench.write(0, kBlockBytes, 1);
-  bench.write(0, kBlockBytes, 2);
-  bench.flush();
-  bench.write(0, kBlockBytes, 3);
-  bench.write(0, kBlockBytes, 4);
-  bench.submit_write(0, kBlockBytes, 5);
-  CHECK(possible_after_cut(bench, 0) == std::set<int>{2, 3, 4, 5});
-}
-
-TEST_CASE("a fua write overtakes what was written before it and not flushed") {
-  Bench bench;
-  bench.write(0, 2 * kBlockBytes, 1);
-  bench.write(0, kBlockBytes, 2, true);
-  SUBCASE("at a power cut") {
-    CHECK(possible_after_cut(bench, 0) == std::set<int>{2});
-    CHECK(possible_after_cut(bench, kBlockBytes) == std::set<int>{0, 1});
-  }
-  SUBCASE("at the next flush") {
-    bench.flush();
-    CHECK(possible_after_cut(bench, 0) == std::set<int>{2});
-    CHECK(possible_after_cut(bench, kBlockBytes) == std::set<int>{1});
-  }
-}
-
-TEST_CASE("without a volatile cache every completed write is durable") {
-  Bench bench({.has_volatile_cache = false});
-  bench.write(0, kBlockBytes, 1);
-  bench.submit_write(kBlockBytes, kBlockBytes, 2);
-  CHECK(possible_after_cut(bench, 0) == std::set<int>{1});
-  CHECK(possible_after_cut(bench, kBlockBytes) == std::set<int>{0, 2});
-}
-
-TEST_CASE("a write in flight at a power cut is torn at logical blocks and nowhere else") {
-  Bench bench({.logical_block_bytes = kSector});
-  bench.write(0, kBlockBytes, 1);
-  bench.flush();
-  bench.submit_write(0, kBlockBytes, 2);
-  bench.device.cut_power();
-  Random random(1);
-  std::set<int> new_blocks;
-  for (int i = 0; i < 300; ++i) {
-    const SimImage image = bench.device.surviving_image(random);
-    int count = 0;
-    for (uint64_t block = 0; block < kBlockBytes / kSector; ++block) {
-      std::vector<std::byte> bytes(kSector);
-      image.read(block * kSector, bytes);
-      REQUIRE(std::count(bytes.begin(), bytes.end(), bytes[0]) == kSector);
-      const int value = static_cast<int>(bytes[0]);
-      REQUIRE((value == 1 || value == 2));
-      count += value == 2 ? 1 : 0;
-    }
-    new_blocks.insert(count);
-  }
-  CHECK(new_blocks.contains(0));
-  CHECK(new_blocks.contains(8));
-  CHECK(new_blocks.size() >= 8);
-}
-
-TEST_CASE("the dead device completes nothing and takes nothing more") {
-  Bench bench;
-  const Ref<IoTicket> before = bench.submit_write(0, kBlockBytes, 1);
-  bench.device.cut_power();
-  const Ref<IoTicket> after = bench.submit_write(0, kBlockBytes, 2);
-  CHECK_FALSE(bench.device.next_event_ns().has_value());
-  bench.clock.advance_to(kNsPerSecond);
-  bench.device.deliver_due();
-  CHECK(before->pending());
-  CHECK(after->pending());
-  CHECK(possible_after_cut(bench, 0) == std::set<int>{0, 1});
-}
-
-TEST_CASE("the power can be cut at each write in turn") {
-  for (uint64_t cut = 0; cut <= 5; ++cut) {
-    Bench bench({.cut_after_writes = cut});
-    uint64_t written = 0;
-    while (written < 5 && !bench.device.dead()) {
-      bench.submit_write(written * kBlockBytes, kBlockBytes, 1, true);
-      bench.settle();
-      ++written;
-    }
-    CHECK(bench.device.dead() == (cut < 5));
-    CHECK(written == std::min<uint64_t>(cut + 1, 5));
-    bench.device.cut_power();
-    Random random(3);
-    for (uint64_t i = 0; i < 5; ++i) {
-      const int value = first_byte(bench.device.surviving_image(random), i * kBlockBytes);
-      if (i < cut) CHECK(value == 1);
-      if (i > cut) CHECK(value == 0);
-    }
-  }
-}
-
-TEST_CASE("a device restarted with the surviving image holds it durably") {
-  Bench bench;
-  bench.write(0, kBlockBytes, 1);
-  Random random(5);
-  const SimImage image = bench.device.power_cut(random);
-  Bench again({}, image);
-  CHECK(again.read(0, kBlockBytes)[0] == first_byte(image, 0));
-  CHECK(possible_after_cut(again, 0) == std::set<int>{first_byte(image, 0)});
-}
-
-// Reads and power cuts of a random history, against a list of the versions of each block.
-TEST_CASE("a power cut leaves each block at a version no older than the last durable one") {
-  for_each_seed(20, [](const TestSeed& seed) {
-    constexpr uint64_t kBlocks = 8;
-    Random random(seed.seed);
-    Bench bench({.seed = seed.seed, .latency_ns_min = 100, .latency_ns_max = 100'000});
-    struct Version {
-      Ref<IoTicket> ticket;
-      bool fua;
-    };
-    std::vector<std::vector<Version>> versions(kBlocks);
-    struct Flush {
-      Ref<IoTicket> ticket;
-      std::vector<size_t> completed;  // per block: how many versions had completed at submit
-    };
-    std::vector<Flush> flushes;
-    auto completed = [&](uint64_t block) {
-      const auto& list = versions[block];
-      const bool last_pending = !list.empty() && list.back().ticket->pending();
-      return list.size() - (last_pending ? 1 : 0);
-    };
-    for (int step = 0; step < 60; ++step) {
-      const uint64_t block = random.below(kBlocks);
-      if (random.chance(0.1)) {
-        Flush flush;
-        for (uint64_t b = 0; b < kBlocks; ++b) flush.completed.push_back(completed(b));
-        flush.ticket = bench.submit(IoRequest::flush());
-        flushes.push_back(std::move(flush));
-      } else if (completed(block) == versions[block].size()) {
-        const bool fua = random.chance(0.2);
-        const auto value = static_cast<int>(versions[block].size() + 1);
-        versions[block].push_back(
-            {bench.submit_write(block * kBlockBytes, kBlockBytes, value, fua), fua});
-      }
-      if (auto next = bench.device.next_event_ns(); next && random.chance(0.6)) {
-        bench.clock.advance_to(*next);
-        bench.device.deliver_due();
-      }
-    }
-    bench.device.cut_power();
-    for (int cut = 0; cut < 10; ++cut) {
-      const SimImage image = bench.device.surviving_image(random);
-      for (uint64_t block = 0; block < kBlocks; ++block) {
-        size_t durable = 0;
-        for (const Flush& flush : flushes) {
-          if (!flush.ticket->pending()) durable = std::max(durable, flush.completed[block]);
-        }
-        for (size_t i = 0; i < completed(block); ++i) {
-          if (versions[block][i].fua) durable = std::max(durable, i + 1);
-        }
-        const auto value = static_cast<size_t>(first_byte(image, block * kBlockBytes));
-        REQUIRE(value >= durable);
-        REQUIRE(value <= versions[block].size());
-      }
-    }
-  });
-}
-
 // ---- Reads beside writes, discards ----
 
 TEST_CASE("a read beside a write in flight sees the old or the new, block by block") {
   std::set<std::vector<int>> seen;
   for (uint64_t seed = 1; seed <= 40; ++seed) {
-    Bench bench({.seed = seed});
+    DeviceBench bench({.seed = seed});
     bench.write(0, 2 * kBlockBytes, 1);
     SimFault slow;
     slow.kind = IoKind::write;
@@ -372,7 +105,7 @@ TEST_CASE("a read beside a write in flight sees the old or the new, block by blo
 }
 
 TEST_CASE("a discard of the whole device costs nothing and may or may not zero a page") {
-  Bench bench({.size_bytes = uint64_t{16} << 40});
+  DeviceBench bench({.size_bytes = uint64_t{16} << 40});
   bench.write(0, 64 * kBlockBytes, 1);
   bench.flush();
   REQUIRE(bench.finish(bench.submit(IoRequest::discard(0, uint64_t{16} << 40))).ok());
@@ -384,7 +117,7 @@ TEST_CASE("a discard of the whole device costs nothing and may or may not zero a
 }
 
 TEST_CASE("zeroing zeroes everything, at a page's edge too") {
-  Bench bench({.logical_block_bytes = kSector});
+  DeviceBench bench({.logical_block_bytes = kSector});
   bench.write(0, 2 * kBlockBytes, 1);
   IoRequest zero{IoKind::write_zeroes, false, kSector, kBlockBytes, {}};
   REQUIRE(bench.finish(bench.submit(zero)).ok());
@@ -395,7 +128,7 @@ TEST_CASE("zeroing zeroes everything, at a page's edge too") {
 // ---- Errors ----
 
 TEST_CASE("a fault strikes the requests it names and no others") {
-  Bench bench;
+  DeviceBench bench;
   SUBCASE("by kind") {
     bench.device.add_fault({.kind = IoKind::flush, .error = Error::io_failed});
     bench.write(0, kBlockBytes, 1);
@@ -440,7 +173,7 @@ TEST_CASE("a fault strikes the requests it names and no others") {
 }
 
 TEST_CASE("a failed write leaves any mixture, a failed read leaves rubbish") {
-  Bench bench;
+  DeviceBench bench;
   bench.write(0, 64 * kBlockBytes, 1);
   bench.device.add_fault({.count = 2, .error = Error::io_failed});
   CHECK_FALSE(bench.finish(bench.submit_write(0, 64 * kBlockBytes, 2)).ok());
@@ -453,7 +186,7 @@ TEST_CASE("a failed write leaves any mixture, a failed read leaves rubbish") {
 }
 
 TEST_CASE("a device that is gone stays gone") {
-  Bench bench;
+  DeviceBench bench;
   bench.device.add_fault({.count = 1, .error = Error::device_gone});
   CHECK(bench.finish(bench.submit(IoRequest::flush())).error() == Error::device_gone);
   bench.device.clear_faults();
@@ -462,10 +195,10 @@ TEST_CASE("a device that is gone stays gone") {
 }
 
 TEST_CASE("a read-only device and one that cannot discard say so") {
-  Bench bench({.can_discard = false, .read_only = true});
+  DeviceBench bench({.can_discard = false, .read_only = true});
   CHECK(bench.finish(bench.submit_write(0, kBlockBytes, 1)).error() == Error::read_only_volume);
   CHECK(bench.read(0, kBlockBytes) == std::vector<int>{0});
-  Bench other({.can_discard = false});
+  DeviceBench other({.can_discard = false});
   CHECK(other.finish(other.submit(IoRequest::discard(0, kBlockBytes))).error() ==
         Error::not_supported);
 }
@@ -475,12 +208,13 @@ TEST_CASE("a read-only device and one that cannot discard say so") {
 TEST_CASE("two writes in flight to one block stop the program") {
   auto overlap = [](uint64_t addr, uint64_t len) {
     return last_words([=] {
-      Bench bench;
+      DeviceBench bench;
       bench.submit_write(4 * kBlockBytes, 4 * kBlockBytes, 1);
       bench.submit_write(addr * kBlockBytes, len * kBlockBytes, 2);
     });
   };
-  for (auto [addr, len] : {std::pair{3, 2}, {4, 4}, {5, 1}, {7, 2}, {2, 10}}) {
+  using Range = std::pair<uint64_t, uint64_t>;
+  for (auto [addr, len] : {Range{3, 2}, {4, 4}, {5, 1}, {7, 2}, {2, 10}}) {
     CHECK(overlap(addr, len).find("two writes in flight to one block") != std::string::npos);
   }
   CHECK(overlap(3, 1).empty());
@@ -489,7 +223,7 @@ TEST_CASE("two writes in flight to one block stop the program") {
 
 TEST_CASE("a write whose memory changes in flight stops the program") {
   const std::string words = last_words([] {
-    Bench bench;
+    DeviceBench bench;
     bench.submit_write(0, kBlockBytes, 1);
     bench.buffers.back().data()[100] = std::byte{9};
     bench.settle();
@@ -501,7 +235,7 @@ TEST_CASE("requests that no device would take stop the program") {
   AlignedBuffer buffer(2 * kBlockBytes);
   auto submit = [](IoRequest request) {
     return last_words([&] {
-      Bench bench({.size_bytes = 1 << 20});
+      DeviceBench bench({.size_bytes = 1 << 20});
       bench.submit(request);
     });
   };
@@ -521,7 +255,7 @@ TEST_CASE("requests that no device would take stop the program") {
 // ---- Images and replay ----
 
 TEST_CASE("a snapshot shares pages until one side writes, and never changes") {
-  Bench bench;
+  DeviceBench bench;
   bench.write(0, 100 * kBlockBytes, 1);
   std::vector<SimImage> snapshots;
   for (int i = 0; i < 2000; ++i) {
@@ -556,12 +290,12 @@ TEST_CASE("images are equal by content, whether zeroes are written or absent") {
 
 TEST_CASE("the same seed and the same requests are the same history") {
   auto history = [](uint64_t seed) {
-    Bench bench({.seed = seed, .slow_probability = 0.1});
+    DeviceBench bench({.seed = seed, .slow_probability = 0.1});
     bench.device.add_fault({.probability = 0.2, .error = Error::io_failed});
     Random random(99);
-    for (int i = 0; i < 200; ++i) {
+    for (uint64_t i = 0; i < 200; ++i) {
       bench.submit_write(random.below(64) * 4 * kBlockBytes + 256 * kBlockBytes * (i % 64),
-                         kBlockBytes, i);
+                         kBlockBytes, static_cast<int>(i));
       if (i % 20 == 19) bench.settle();
     }
     std::vector<uint64_t> times;
@@ -574,7 +308,7 @@ TEST_CASE("the same seed and the same requests are the same history") {
 }
 
 TEST_CASE("the log remembers the latest requests, and the counters all of them") {
-  Bench bench({.log_records_max = 3});
+  DeviceBench bench({.log_records_max = 3});
   for (uint64_t i = 0; i < 5; ++i) bench.write(i * kBlockBytes, kBlockBytes, 1, i == 4);
   bench.flush();
   REQUIRE(bench.device.log().size() == 3);
