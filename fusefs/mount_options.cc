@@ -65,6 +65,7 @@ class Parser {
     if (name == "nolazytime") return o.lazytime = false, true;
     if (name == "allow_other") return o.allow_other = true, true;
     if (name == "noallow_other") return o.allow_other = false, true;
+    if (name == "nonempty") return o.nonempty = true, true;
     if (name == "discard") return o.discard = true, true;
     if (name == "nodiscard") return o.discard = false, true;
     if (name == "norecovery" || name == "noload") return o.skip_recovery = o.read_only = true, true;

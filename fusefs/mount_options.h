@@ -34,6 +34,7 @@ struct MountOptions {
   std::optional<bool> exec;
   std::optional<bool> suid;
   std::optional<bool> allow_other;  // unset: yes for root, no for others
+  bool nonempty = false;            // mount over a directory with files in it
   std::string fsname;               // unset: the source
 
   // Of the volume.

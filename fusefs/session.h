@@ -1,0 +1,62 @@
+// Session: the mount itself, through libfuse.
+//
+//   root                    mount(2)       type fuse.fusefs; fuseblk on a block device
+//   others                  fusermount3    the image and the directory must be the user's
+//
+// fuseblk is the only type for which the kernel passes syncfs(2) on and lets umount(2) wait until
+// DESTROY has been answered; the kernel claims the device for it.
+//
+// Always: fsname (systemd unmounts what has /dev/fuse as its source), subtype=fusefs,
+// default_permissions: the kernel checks modes and ACLs. As a kernel filesystem does, a mount by
+// root is for everybody (allow_other) and keeps dev and suid unless told otherwise.
+#pragma once
+
+#define FUSE_USE_VERSION 35
+#include <fuse3/fuse_lowlevel.h>
+
+#include <memory>
+#include <string>
+
+#include "fusefs/mount_options.h"
+
+namespace fusefs {
+
+class Session {
+ public:
+  // Makes the session that will decode requests for `userdata`, a Server.
+  //   Errors  invalid_argument
+  static Result<std::unique_ptr<Session>> create(const std::string& source,
+                                                 const MountOptions& options, bool fuseblk,
+                                                 bool debug, void* userdata, std::string* message);
+  ~Session();
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  // Mounts on `mount_point`, an absolute path.
+  //   Errors  not_permitted, not_found, not_supported (no FUSE here), too_busy, io_failed
+  //   `message` then is one line for people
+  Result<void> mount(const std::string& mount_point, std::string* message);
+  // Uses an open descriptor where requests come from already; becomes the session's.
+  Result<void> adopt(int fd);
+
+  // Takes the mount out of the tree, while requests are still being served: first only if nobody
+  // uses it; `lazy`: it goes when the last user does.
+  //   Errors  too_busy, not_permitted, io_failed
+  Result<void> unmount(bool lazy);
+
+  fuse_session* get() { return session_; }
+  int fd() const { return fuse_session_fd(session_); }
+
+ private:
+  explicit Session(fuse_session* session) : session_(session) {}
+  fuse_session* const session_;
+  std::string mount_point_;  // empty: not mounted by us
+};
+
+// Whether `path` can be mounted on; an absolute path without links if so.
+//   Errors  not_found, not_a_directory, directory_not_empty, access_denied, ...
+//   `message` then is one line for people
+Result<std::string> check_mount_point(const std::string& path, bool nonempty_allowed,
+                                      std::string* message);
+
+}  // namespace fusefs
