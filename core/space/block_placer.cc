@@ -54,13 +54,12 @@ Attempt<BlockRange> BlockPlacer::find_data(BlockCount want, std::optional<BlockN
   return Error::no_space;
 }
 
-void BlockPlacer::took_data(BlockRange blocks, BlockCount want, bool had_goal) {
+void BlockPlacer::took_data(BlockRange blocks, BlockCount want, std::optional<BlockNo> goal) {
   broken_group_ = groups_.group_of(blocks.first);
-  if (had_goal) return;
-  if (want.value() < kLargeBlocks) {
+  if (want.value() >= kLargeBlocks) {
+    if (goal != blocks.first) stream_group_ = (broken_group_ + 1) % groups_.group_count();
+  } else if (!goal) {
     small_next_ = blocks.end;
-  } else {
-    stream_group_ = (groups_.group_of(blocks.first) + 1) % groups_.group_count();
   }
 }
 
@@ -76,18 +75,20 @@ Attempt<BlockRange> BlockPlacer::find_in_runs(BlockCount want, std::optional<Blo
 Attempt<BlockNo> BlockPlacer::find_start(uint64_t want, std::optional<BlockNo> goal) {
   const bool large = want >= kLargeBlocks;
   const int enough = level_of(want);
-  // A large file that cannot go on where it is moves to where it can grow.
-  const int roomy = large ? std::max(enough, kStreamLevel) : enough;
-  const int first = goal ? std::min(enough + 2, roomy) : roomy;
-  const BlockNo near = goal.value_or(small_next_);
   if (goal || !large) {
-    const uint64_t run = large ? uint64_t{1} << first : want;
-    Attempt<std::optional<BlockNo>> found = start_near(near, run, goal.has_value());
+    // A large file that cannot go on where it is does not look nearby: whoever is in its way would
+    // be in its way again, and two files that grow at once would be cut into each other.
+    const uint64_t run = large ? kGroupBlocks : want;
+    Attempt<std::optional<BlockNo>> found = start_near(goal.value_or(small_next_), run, goal);
     if (!found.ok()) return Unfinished(found);
     if (found.value()) return *found.value();
   }
-  const bool by_near = (goal || !large) && near < groups_.data_end();
-  const GroupNo from = by_near ? groups_.group_of(near) : stream_group_;
+  GroupNo from = stream_group_;
+  if (!large) {
+    const BlockNo near = goal.value_or(small_next_);
+    from = groups_.group_of(std::min(near, groups_.data_end() - BlockCount(1)));
+  }
+  const int first = large ? std::max(enough, kStreamLevel) : enough;
   // First outside the node zone, then in it, before the data is cut into pieces.
   for (const bool zone : {false, true}) {
     for (int level = first; level >= enough; --level) {
@@ -106,9 +107,10 @@ Attempt<BlockNo> BlockPlacer::find_start(uint64_t want, std::optional<BlockNo> g
   return Error::no_space;
 }
 
-// A run of at least `run` blocks in the group of `near`, behind it first. `exactly`: `near` itself
-// if it is free, however short the run.
-Attempt<std::optional<BlockNo>> BlockPlacer::start_near(BlockNo near, uint64_t run, bool exactly) {
+// `goal` if it is free, however little; else a run of at least `run` blocks in the group of `near`,
+// behind it first.
+Attempt<std::optional<BlockNo>> BlockPlacer::start_near(BlockNo near, uint64_t run,
+                                                        std::optional<BlockNo> goal) {
   if (near >= groups_.data_end()) return std::optional<BlockNo>();
   const GroupNo group = groups_.group_of(near);
   Attempt<bool> loaded = usable(group);
@@ -116,7 +118,7 @@ Attempt<std::optional<BlockNo>> BlockPlacer::start_near(BlockNo near, uint64_t r
   if (!loaded.value()) return std::optional<BlockNo>();
   const Bitmap& bitmap = groups_.loaded(group).unavailable;
   const uint32_t bit = groups_.bit_of(near);
-  if (exactly && !bitmap.test(bit)) return std::optional(near);
+  if (goal && !bitmap.test(bit)) return goal;
   if (run > groups_.info(group).free_run_max) return std::optional<BlockNo>();
   const auto min = static_cast<uint32_t>(run);
   const BitRange behind = bitmap.find_run({bit, kGroupBlocks}, min);

@@ -1,8 +1,8 @@
 // BlockPlacer: where new blocks go.
 //
 // Data goes on exactly where the file's last extent ends, so that a file written in sequence is one
-// extent, also across groups; else near it. New files that begin large each get a run of their own
-// to grow in; small ones are packed behind each other.
+// extent, also across groups; small pieces else near it. A large file that begins, or cannot go on
+// where it is, gets a run of its own to grow in; small new files are packed behind each other.
 //
 // Tree nodes are kept together in a zone at the low end, which data uses last: they would cut the
 // free runs into pieces, and a checkpoint writes them faster side by side.
@@ -34,7 +34,7 @@ class BlockPlacer {
   // there are no broken ones, from whole ones down to node_reserve.
   Attempt<BlockRange> find_data(BlockCount want, std::optional<BlockNo> goal);
   // To be told when the range is taken: where the next new file goes.
-  void took_data(BlockRange blocks, BlockCount want, bool had_goal);
+  void took_data(BlockRange blocks, BlockCount want, std::optional<BlockNo> goal);
 
   // Loads the groups of the next `count` nodes. Requires that so many whole chunks are free.
   //   Restarts  bitmap_load;  Errors  no_space (in unreadable groups), io_failed, corrupt
@@ -51,7 +51,8 @@ class BlockPlacer {
   Attempt<BlockRange> find_in_runs(BlockCount want, std::optional<BlockNo> goal, uint64_t chunks);
   Attempt<BlockRange> find_in_broken(BlockCount want, std::optional<BlockNo> goal);
   Attempt<BlockNo> find_start(uint64_t want, std::optional<BlockNo> goal);
-  Attempt<std::optional<BlockNo>> start_near(BlockNo near, uint64_t run, bool exactly);
+  Attempt<std::optional<BlockNo>> start_near(BlockNo near, uint64_t run,
+                                             std::optional<BlockNo> goal);
   Attempt<std::optional<BlockNo>> start_in_level(int level, GroupNo from, bool zone);
   Attempt<BlockRange> extend(BlockNo start, uint64_t want);
   BlockRange limit_chunks(BlockRange blocks, uint64_t chunks) const;

@@ -189,7 +189,7 @@ Attempt<BlockRange> Space::allocate(BlockCount want, std::optional<BlockNo> goal
   if (!found.ok()) return found;
   const BlockRange blocks = found.value();
   impl_->groups.take(blocks);
-  impl_->placer.took_data(blocks, want, goal.has_value());
+  impl_->placer.took_data(blocks, want, goal);
   reservation.count_ -= blocks.count();
   impl_->reserved -= blocks.count().value();
   ++impl_->allocate_count;
