@@ -115,14 +115,11 @@ bool Placement::needs_commit(const Inode& inode, uint64_t disk_size) const {
                      [](const Segment& segment) { return segment.kind != Kind::in_place; });
 }
 
-// Stages as many segments as fit.
+// Stages as many segments as fit: the extent map leaves room for the inode.
 Attempt<void> Placement::stage(Transaction& txn, const Inode& inode, Step& step) const {
-  // What one change of an extent costs at most, and the inode (core/inode/extent_map.cc).
-  constexpr uint32_t kChangesKept = 64;
   for (; step.end < segments_.size(); ++step.end) {
     const Segment& segment = segments_[step.end];
     if (segment.kind == Kind::in_place) continue;
-    if (!txn.has_room(kChangesKept)) return {};
     ExtentChange change{segment.range.first, 0};
     if (segment.kind == Kind::fresh) {
       ATTEMPT(change,

@@ -12,11 +12,13 @@
 namespace fusefs {
 namespace {
 
-// Tree and refcount changes that one stored extent can cost at most: three puts and erases of its
-// own, and splitting a shared range at both ends, merging with both neighbours, one release.
-constexpr uint32_t kChangesPerExtent = 16;
+// Tree and refcount changes that taking one stored extent out, or putting one in, costs at most:
+// two for its own item, four for splitting a shared range or merging it with its neighbours. Twice
+// this, and twice that again for sharing, must fit the transactions of the smallest volume, which
+// have room for 24 changes.
+constexpr uint32_t kChangesPerExtent = 6;
 // A step stops while this much room is left: for the insert that follows an unmap, and for the
-// caller's inode and orphan items.
+// caller's allocation, inode and orphan items.
 constexpr uint32_t kChangesKept = 2 * kChangesPerExtent;
 
 // An extent as it is stored, uncut.
