@@ -182,7 +182,7 @@ fuse_init_out make_init_answer(const fuse_init_in& offer, const HandshakeOptions
 }
 
 void choose_library_features(void* userdata, fuse_conn_info* connection) {
-  const auto* server = static_cast<Server*>(userdata);
+  const auto* options = static_cast<const MountOptions*>(userdata);
   constexpr unsigned kWanted =
       FUSE_CAP_ASYNC_READ | FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_EXPORT_SUPPORT | FUSE_CAP_DONT_MASK |
       FUSE_CAP_IOCTL_DIR | FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_ASYNC_DIO |
@@ -191,7 +191,7 @@ void choose_library_features(void* userdata, fuse_conn_info* connection) {
   connection->want = connection->capable & kWanted;
   connection->max_write = kMaxWriteBytes;
   connection->time_gran = 1;
-  if (server != nullptr) connection->max_background = server->options().max_background;
+  if (options != nullptr) connection->max_background = options->max_background;
 
   fuse_init_out answer{};
   // libfuse's numbers of these are the protocol's, but for one.

@@ -49,7 +49,8 @@ struct HandshakeOptions {
 Result<KernelFacts> shake_hands(Channel& channel, fuse_session* session,
                                 const HandshakeOptions& options, std::string* message);
 
-// libfuse's callback while it handles an INIT, the kernel's or ours.
+// libfuse's callback while it handles an INIT, the kernel's or ours. `userdata`: MountOptions, or
+// null.
 void choose_library_features(void* userdata, fuse_conn_info* connection);
 
 // What to answer to `offer`: our wishes as far as the kernel has them.

@@ -47,6 +47,12 @@ OpenFile* OpenFiles::find_by_secret(uint64_t handle, uint64_t secret) {
   return file;
 }
 
+void OpenFiles::close_all() {
+  for (size_t index = 0; index < slots_.size(); ++index) {
+    if (slots_[index].file) close((uint64_t{slots_[index].use} << 32) | index);
+  }
+}
+
 InodeRef OpenFiles::close(uint64_t handle) {
   if (find(handle) == nullptr) return {};
   const auto index = static_cast<uint32_t>(handle);

@@ -26,6 +26,7 @@ class OpenFiles {
   uint64_t secret(uint64_t handle);
   // The file whose handle and secret these are; null for any other pair.
   OpenFile* find_by_secret(uint64_t handle, uint64_t secret);
+  void close_all();
   uint64_t count() const { return count_; }
 
  private:

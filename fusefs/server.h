@@ -72,6 +72,8 @@ class Server {
   void add_lookup(InodeNo ino) { volume_.inodes().lookups().add(ino, 1); }
   void forget(InodeNo ino, uint64_t count);
   void close_file(uint64_t handle);
+  // The kernel is gone: nothing is open any more.
+  void close_all_files() { open_files_.close_all(); }
   // To be called with every inode that has lost a link.
   void note_unlinked(const Inode& inode);
 

@@ -62,7 +62,8 @@ std::string library_options(const std::string& source, const MountOptions& optio
   const bool root = geteuid() == 0;
   const std::string& name = options.fsname.empty() || fuseblk ? source : options.fsname;
   std::string text = "fsname=" + escaped(name) + ",default_permissions";
-  text += fuseblk ? ",blkdev,blksize=4096" : ",subtype=fusefs";
+  text += ",subtype=fusefs";
+  if (fuseblk) text += ",blkdev,blksize=4096";
   if (options.allow_other.value_or(root)) text += ",allow_other";
   text += options.read_only ? ",ro" : ",rw";
   if (options.suid) text += *options.suid ? ",suid" : ",nosuid";
@@ -117,11 +118,20 @@ Result<void> check_system(std::string* message) {
   return {};
 }
 
+bool is_empty_directory(const char* path) {
+  DIR* directory = opendir(path);
+  if (directory == nullptr) return true;  // mounting needs no right to read it
+  int entries = 0;
+  while (entries <= 2 && readdir(directory) != nullptr) ++entries;  // with "." and ".."
+  closedir(directory);
+  return entries <= 2;
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Session>> Session::create(const std::string& source,
                                                  const MountOptions& options, bool fuseblk,
-                                                 bool debug, void* userdata, std::string* message) {
+                                                 bool debug, std::string* message) {
   KeptLog log;
   fuse_args arguments = FUSE_ARGS_INIT(0, nullptr);
   fuse_opt_add_arg(&arguments, "fusefs");
@@ -129,8 +139,8 @@ Result<std::unique_ptr<Session>> Session::create(const std::string& source,
   fuse_opt_add_arg(&arguments, "-o");
   fuse_opt_add_arg(&arguments, list.c_str());
   if (debug) fuse_opt_add_arg(&arguments, "-d");
-  fuse_session* session =
-      fuse_session_new(&arguments, &lowlevel_ops(), sizeof(fuse_lowlevel_ops), userdata);
+  fuse_session* session = fuse_session_new(&arguments, &lowlevel_ops(), sizeof(fuse_lowlevel_ops),
+                                           const_cast<MountOptions*>(&options));
   fuse_opt_free_args(&arguments);
   if (session == nullptr) {
     *message = "libfuse refuses the mount options '" + list + "'" +
@@ -140,7 +150,11 @@ Result<std::unique_ptr<Session>> Session::create(const std::string& source,
   return std::unique_ptr<Session>(new Session(session));
 }
 
-Session::~Session() { fuse_session_destroy(session_); }
+Session::~Session() {
+  // It looks first whether the mount has gone already, and closes the descriptor.
+  if (!mount_point_.empty()) fuse_session_unmount(session_);
+  fuse_session_destroy(session_);
+}
 
 Result<void> Session::mount(const std::string& mount_point, std::string* message) {
   TRY_OK(check_system(message));
@@ -165,10 +179,9 @@ Result<void> Session::adopt(int fd) {
   return {};
 }
 
-Result<void> Session::unmount(bool lazy) {
-  if (mount_point_.empty()) return {};
-  if (geteuid() != 0) return run_fusermount(mount_point_, lazy);
-  if (umount2(mount_point_.c_str(), UMOUNT_NOFOLLOW | (lazy ? MNT_DETACH : 0)) == 0) return {};
+Result<void> unmount_path(const std::string& mount_point, bool lazy) {
+  if (geteuid() != 0) return run_fusermount(mount_point, lazy);
+  if (umount2(mount_point.c_str(), UMOUNT_NOFOLLOW | (lazy ? MNT_DETACH : 0)) == 0) return {};
   if (errno == EINVAL || errno == ENOENT) return {};  // not mounted any more
   return error_from_errno(errno);
 }
@@ -204,10 +217,7 @@ Result<std::string> check_mount_point(const std::string& path, bool nonempty_all
     return Error::not_permitted;
   }
   if (nonempty_allowed) return std::string(resolved.get());
-  std::unique_ptr<DIR, decltype(&closedir)> directory(opendir(resolved.get()), &closedir);
-  int entries = 0;
-  while (directory && readdir(directory.get()) != nullptr) ++entries;
-  if (entries > 2) {
+  if (!is_empty_directory(resolved.get())) {
     *message = path +
                ": not empty; the files in it would be hidden (use an empty directory, or "
                "-o nonempty)";

@@ -23,11 +23,12 @@ namespace fusefs {
 
 class Session {
  public:
-  // Makes the session that will decode requests for `userdata`, a Server.
+  // Makes the session that will decode requests. `options` must outlive it.
   //   Errors  invalid_argument
   static Result<std::unique_ptr<Session>> create(const std::string& source,
                                                  const MountOptions& options, bool fuseblk,
-                                                 bool debug, void* userdata, std::string* message);
+                                                 bool debug, std::string* message);
+  // A mount that is still there is taken out of the tree; who uses it gets ENOTCONN.
   ~Session();
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
@@ -39,10 +40,8 @@ class Session {
   // Uses an open descriptor where requests come from already; becomes the session's.
   Result<void> adopt(int fd);
 
-  // Takes the mount out of the tree, while requests are still being served: first only if nobody
-  // uses it; `lazy`: it goes when the last user does.
-  //   Errors  too_busy, not_permitted, io_failed
-  Result<void> unmount(bool lazy);
+  // Somebody takes the mount out of the tree; the destructor need not.
+  void note_unmounted() { mount_point_.clear(); }
 
   fuse_session* get() { return session_; }
   int fd() const { return fuse_session_fd(session_); }
@@ -50,8 +49,13 @@ class Session {
  private:
   explicit Session(fuse_session* session) : session_(session) {}
   fuse_session* const session_;
-  std::string mount_point_;  // empty: not mounted by us
+  std::string mount_point_;  // empty: not mounted by us, or not any more
 };
+
+// Takes a mount out of the tree, while its requests are being served: if nobody uses it, or, with
+// `lazy`, at once for new users, and for good when the last old one leaves. Any thread.
+//   Errors  too_busy, not_permitted, io_failed
+Result<void> unmount_path(const std::string& mount_point, bool lazy);
 
 // Whether `path` can be mounted on; an absolute path without links if so.
 //   Errors  not_found, not_a_directory, directory_not_empty, access_denied, ...
