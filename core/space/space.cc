@@ -124,7 +124,7 @@ Attempt<void> Space::Impl::wait_for_space() {
 Attempt<void> Space::Impl::want_blocks(uint64_t count) {
   settle_releases();
   const auto wanted = static_cast<int64_t>(count);
-  if (reservable() >= wanted) return {};
+  if (wanted == 0 || reservable() >= wanted) return {};
   if (reservable() + static_cast<int64_t>(soon()) < wanted) return Error::no_space;
   return wait_for_space();
 }
