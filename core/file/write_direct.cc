@@ -89,19 +89,17 @@ Attempt<void> lock_range(Inode& inode, const WriteRequest& request, WriteStash& 
 // Writes and drops the folios of the range.
 Attempt<void> clear_folios(FileContext& context, Inode& inode, Direct& direct) {
   const FileRange range = direct.range();
-  while (!context.cache.drop_clean(inode.mapping, range)) {
+  while (true) {
+    if (direct.writeback) {  // first: the pages under writeback may be our own
+      ATTEMPT_OK(write_back(context, inode, range, *direct.writeback));
+      direct.writeback.reset();
+    }
+    if (context.cache.drop_clean(inode.mapping, range)) break;
     if (FolioRef folio = inode.mapping.any_locked(range)) {
       return restart_after(folio->changed, RestartReason::folio_locked);
     }
-    if (FolioRef folio = inode.mapping.any_writeback(range)) {
-      return restart_after(folio->changed, RestartReason::writeback);
-    }
-    if (!direct.writeback) {
-      direct.writeback = std::make_unique<WritebackStash>();
-      direct.writeback->caller_blocks = true;
-    }
-    ATTEMPT_OK(write_back(context, inode, range, *direct.writeback));
-    direct.writeback.reset();
+    direct.writeback = std::make_unique<WritebackStash>();
+    direct.writeback->caller_blocks = true;
   }
   direct.phase = Phase::planning;
   return {};
