@@ -3,6 +3,9 @@
 // Blocks that are allocated and in no `shared` item have one owner. Neighbouring ranges with the
 // same count are one item.
 //
+// A change of a range that has n different counts in it stages at most 2n + 3 changes; who does not
+// know n goes through the range with ownership(), one answer at a time.
+//
 // Monitor held for every call. Sees and stages changes in the transaction.
 #pragma once
 
