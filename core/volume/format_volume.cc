@@ -61,16 +61,11 @@ Attempt<void> VolumeFormatter::run() {
   if (phase_ == Phase::start) {
     const Result<void> prepared = prepare();
     if (!prepared.ok()) return prepared.error();
-    // Everything before the journal, where signatures of all kinds lie, and its first block.
-    pages_.clear();
-    pages_.push_back(
-        {BlockNo(0), AlignedBuffer((superblock_.journal_first + 1) * uint64_t{kBlockBytes})});
-    write(true);
+    ATTEMPT_OK(plan_erasures());
     phase_ = Phase::erase;
   }
   if (phase_ == Phase::erase) {
-    ATTEMPT_OK(ticket_->wait());
-    ticket_.reset();
+    ATTEMPT_OK(erase());
     phase_ = Phase::discard;
   }
   if (phase_ == Phase::discard) {
@@ -112,6 +107,35 @@ Result<void> VolumeFormatter::prepare() {
   const uint64_t size = options_.size_bytes != 0 ? options_.size_bytes : geometry.size_bytes;
   TRY(const VolumeLayout layout, plan_layout(size));
   describe(layout);
+  return {};
+}
+
+Attempt<void> VolumeFormatter::plan_erasures() {
+  const Attempt<FoundSuperblock> found = read_superblocks(device_, older_);
+  if (found.must_restart()) return found.restart();
+  // Everything before the journal, where signatures of all kinds lie, and its first block.
+  erasures_ = {{BlockNo(0), superblock_.journal_first + 1}};
+  if (found.ok()) {
+    const auto newer = static_cast<size_t>(Attempt<FoundSuperblock>(found).value().slot);
+    erasures_.push_back({BlockNo(kSuperblockBlocks[newer]), 1});
+    erasures_.push_back({BlockNo(kSuperblockBlocks[1 - newer]), 1});
+  }
+  return {};
+}
+
+Attempt<void> VolumeFormatter::erase() {
+  while (!erasures_.empty()) {
+    const Erasure& next = erasures_.back();
+    if (!ticket_) {
+      pages_.clear();
+      pages_.push_back({next.first, AlignedBuffer(next.blocks * kBlockBytes)});
+      write(true);
+    }
+    const Attempt<void> written = ticket_->wait();
+    if (!written.ok()) return written;
+    ticket_.reset();
+    erasures_.pop_back();
+  }
   return {};
 }
 

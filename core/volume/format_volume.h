@@ -2,8 +2,9 @@
 //
 // An interrupted format never leaves what looks like a volume and is none:
 //
-//   1. the superblocks and signatures of whatever was there are overwritten, durably: from here on
-//      the device holds nothing
+//   1. the superblocks of an older volume are overwritten, first the older one (the newer is still
+//      that volume), then the newer; then the signatures of anything else, and the start of the
+//      journal: from here on the device holds nothing. Each durably before the next.
 //   2. discard, if asked for
 //   3. journal's first block, summary pages, and the root directory: a tree of one node, with the
 //      bitmap page of its group; flush: everything is there, and nothing points to it
@@ -25,6 +26,7 @@
 #include "core/format/superblock_format.h"
 #include "core/io/aligned_buffer.h"
 #include "core/io/block_device.h"
+#include "core/tree/superblock_io.h"
 
 namespace fusefs {
 
@@ -71,12 +73,20 @@ class VolumeFormatter {
  private:
   enum class Phase : uint8_t { start, erase, discard, contents, flush, slot1, slot0, done };
 
+  // What is overwritten first, in this order.
+  struct Erasure {
+    BlockNo first;
+    uint64_t blocks;
+  };
+
   struct Page {
     BlockNo at;
     AlignedBuffer image;
   };
 
   Result<void> prepare();
+  Attempt<void> plan_erasures();
+  Attempt<void> erase();
   void describe(const VolumeLayout& layout);
   void build_root();
   void build_summaries();
@@ -88,7 +98,9 @@ class VolumeFormatter {
   const FormatOptions options_;
   Phase phase_ = Phase::start;
   Superblock superblock_{};
-  std::vector<Page> pages_;  // being written, or to be
+  SuperblockStash older_;
+  std::vector<Erasure> erasures_;  // still to be done, the next one last
+  std::vector<Page> pages_;        // being written, or to be
   Ref<IoTicket> ticket_;
   uint64_t discarded_bytes_ = 0;
 };

@@ -86,41 +86,48 @@ TEST_CASE("a fresh volume can be opened, is clean, and has a root directory") {
   });
 }
 
-TEST_CASE("a format that is interrupted leaves no volume, or the whole of it") {
+TEST_CASE("a format that is interrupted leaves the old volume, none, or the whole new one") {
   // Over an older volume of the same seed: its blocks would verify.
   SimWorld before(1, world_of(kStoreVolumeBytes));
   VolumeFormatter older(before.device(), format_options(1));
   REQUIRE(before.run([&] { return older.run(); }).ok());
   StoreRig used({}, before.device().durable_image());
   REQUIRE(used.mount().ok());
+  const StoreContent new_content = used.content();
   REQUIRE(used.put(inode_key(InodeNo(77)), number_value(5)).ok());
+  REQUIRE(used.checkpoint().ok());
+  REQUIRE(used.put(inode_key(InodeNo(78)), number_value(6)).ok());
+  const StoreContent old_content = used.content();
   REQUIRE(used.unmount().ok());
 
-  bool was_complete = false;
-  bool was_nothing = false;
+  int was_old = 0;
+  int was_nothing = 0;
+  int was_new = 0;
   for (uint64_t cut = 0;; ++cut) {
     SimWorld world(cut + 1, world_of(kStoreVolumeBytes, cut), used.world().device().snapshot());
     VolumeFormatter formatter(world.device(), format_options(1));
     if (world.run([&] { return formatter.run(); }).ok()) break;
     REQUIRE_LT(cut, 30);
-    if (cut == 0) continue;  // the old superblocks may have survived: then it is the old volume
     for (int draw = 0; draw < 8; ++draw) {
       const SimImage image = world.device().surviving_image(world.random());
       const Result<FoundSuperblock> found = read_back(image, kStoreVolumeBytes);
       if (!found.ok()) {
-        was_nothing = true;
+        ++was_nothing;
         CHECK(found.error() == Error::not_a_volume);
         continue;
       }
-      was_complete = true;
       StoreRig rig({}, image);
       REQUIRE(rig.mount().ok());
-      CHECK_EQ(rig.content().size(), 1);
+      const StoreContent content = rig.content();
+      const bool is_old = content.contains(inode_key(InodeNo(77)));
+      ++(is_old ? was_old : was_new);
+      CHECK(content == (is_old ? old_content : new_content));
       CHECK(rig.is_allocated(BlockNo(rig.found().superblock.tree_root)));
     }
   }
-  CHECK(was_complete);
-  CHECK(was_nothing);
+  CHECK_GT(was_old, 0);
+  CHECK_GT(was_nothing, 0);
+  CHECK_GT(was_new, 0);
 }
 
 TEST_CASE("a format refuses sizes and devices that cannot hold a volume") {
