@@ -183,18 +183,16 @@ TEST_CASE("concurrent appends put their bytes one after the other") {
       auto stash = std::make_shared<WriteStash>();
       const bool direct = seed.seed % 2 == 0;
       ++running;
-      sim.world().inside([&] {
-        sim.world().spawn(
-            [&, stash, direct] {
-              const WriteRequest request{0, line, true, false};
-              return direct ? write_direct(sim.files(), *inode, request, *stash)
-                            : write_buffered(sim.files(), *inode, request, *stash);
-            },
-            [&running](Result<size_t> written) {
-              REQUIRE(written.ok());
-              --running;
-            });
-      });
+      sim.world().spawn(
+          [&, stash, direct] {
+            const WriteRequest request{0, line, true, false};
+            return direct ? write_direct(sim.files(), *inode, request, *stash)
+                          : write_buffered(sim.files(), *inode, request, *stash);
+          },
+          [&running](Result<size_t> written) {
+            REQUIRE(written.ok());
+            --running;
+          });
     }
     REQUIRE(sim.world().run_until([&running] { return running == 0; }));
     std::map<std::byte, size_t> count;

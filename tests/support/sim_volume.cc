@@ -23,6 +23,8 @@ SimImage canary_image(uint64_t size_bytes) {
 SimWorldOptions world_options(const TestSeed& seed, const SimVolumeOptions& options) {
   SimWorldOptions world;
   world.device.size_bytes = options.size_bytes;
+  world.device.logical_block_bytes = options.logical_block_bytes;
+  world.device.cut_after_writes = options.cut_after_writes;
   world.forced_restart_probability = seed.forced_restart_probability;
   return world;
 }

@@ -20,6 +20,8 @@ inline constexpr std::byte kCanary{0xC5};
 struct SimVolumeOptions {
   uint64_t size_bytes = uint64_t{64} << 20;
   uint64_t cache_bytes = kCachePagesMin * kPageBytes;
+  uint32_t logical_block_bytes = 4096;
+  std::optional<uint64_t> cut_after_writes = {};  // SimDeviceOptions
 };
 
 class SimVolume {
@@ -82,11 +84,9 @@ struct SimVolume::WriteCall {
 
 template <class OnDone>
 void SimVolume::spawn_write(Inode& inode, uint64_t pos, ConstBytes data, How how, OnDone on_done) {
-  std::shared_ptr<WriteCall> call;
-  world_->inside([&] {
-    call.reset(new WriteCall{files(), InodeRef(&inode), {pos, data, false, false}, how, {}});
-    world_->spawn([call = std::move(call)] { return call->attempt(); }, std::move(on_done));
-  });
+  std::shared_ptr<WriteCall> call(
+      new WriteCall{files(), InodeRef(&inode), {pos, data, false, false}, how, {}});
+  world_->spawn([call = std::move(call)] { return call->attempt(); }, std::move(on_done));
 }
 
 }  // namespace fusefs
