@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <optional>
 
+#include "tests/support/sim_volume.h"
+
 namespace fusefs {
 
 using Made = NamespaceRig::Made;
@@ -16,6 +18,43 @@ Attempt<InodeNo> number_of(Attempt<InodeRef> made) {
 }
 
 }  // namespace
+
+// The volume, and a namespace on it with a hash of the test's.
+class NamespaceRig::Mounted {
+ public:
+  Mounted(const Options& options, std::optional<SimImage> image)
+      : volume(image ? SimVolume(seed_of(options), {}, std::move(*image))
+                     : SimVolume(seed_of(options), {})),
+        names(volume.volume().inodes(), volume.volume().store(), volume.volume().space(),
+              NameHash(options.seed, options.hash_mask)) {}
+
+  static TestSeed seed_of(const Options& options) {
+    return {options.seed, options.forced_restart_probability};
+  }
+
+  SimVolume volume;
+  Namespace names;
+};
+
+NamespaceRig::NamespaceRig(const Options& options)
+    : mounted_(std::make_unique<Mounted>(options, std::nullopt)), options_(options) {}
+
+NamespaceRig::~NamespaceRig() = default;
+
+Namespace& NamespaceRig::names() { return mounted_->names; }
+InodeTable& NamespaceRig::inodes() { return mounted_->volume.volume().inodes(); }
+SimWorld& NamespaceRig::world() { return mounted_->volume.world(); }
+
+void NamespaceRig::remount() {
+  SimImage image = mounted_->volume.unmount();
+  mounted_ = std::make_unique<Mounted>(options_, std::move(image));
+}
+
+void NamespaceRig::crash() {
+  CHECK(mounted_->volume.sync().ok());
+  SimImage image = mounted_->volume.power_cut();
+  mounted_ = std::make_unique<Mounted>(options_, std::move(image));
+}
 
 Made NamespaceRig::lookup(InodeNo parent, std::string name) {
   return run(

@@ -1,0 +1,463 @@
+// Names, links, directories and removal, case by case. Against a model: namespace_model_test.cc.
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "tests/support/namespace_rig.h"
+#include "tests/support/test_options.h"
+
+#include <doctest/doctest.h>
+
+namespace fusefs {
+namespace {
+
+constexpr InodeNo kRoot = kRootInode;
+
+NamespaceRig::Options options_of(const TestSeed& seed, uint64_t hash_mask = ~uint64_t{0}) {
+  return {seed.seed, seed.forced_restart_probability, hash_mask};
+}
+
+InodeNo made(const NamespaceRig::Made& result) {
+  REQUIRE(result.ok());
+  return result.value();
+}
+
+InodeAttr attr_of(NamespaceRig& rig, InodeNo ino) {
+  auto attr = rig.attr(ino);
+  REQUIRE(attr.ok());
+  return attr.value();
+}
+
+#define CHECK_ERROR(call, expected)                                  \
+  do {                                                               \
+    const auto error_result = (call);                                \
+    REQUIRE_FALSE(error_result.ok());                                \
+    CHECK(error_name(error_result.error()) == error_name(expected)); \
+  } while (false)
+
+TEST_CASE("what is created is found, with its owner, times and link counts, also after a mount") {
+  for_each_seed(2, [](const TestSeed& seed) {
+    NamespaceRig rig(options_of(seed));
+    const InodeAttr before = attr_of(rig, kRoot);
+    rig.world().run_for(kNsPerSecond);
+    const InodeNo file = made(rig.create(kRoot, "file", 0100666, {1000, 100, 022}));
+    const InodeNo directory = made(rig.create(kRoot, "directory", kDirectoryMode));
+    const InodeNo link = made(rig.symlink(kRoot, "symlink", "some/where"));
+    CHECK_ERROR(rig.create(kRoot, "file", kRegularMode), Error::exists);
+    CHECK_ERROR(rig.create(file, "x", kRegularMode), Error::not_a_directory);
+    CHECK_ERROR(rig.create(kRoot, std::string(256, 'n'), kRegularMode), Error::name_too_long);
+    CHECK_ERROR(rig.create(kRoot, "a/b", kRegularMode), Error::invalid_argument);
+    CHECK_ERROR(rig.symlink(kRoot, "long", std::string(4096, 'x')), Error::name_too_long);
+    made(rig.create(kRoot, std::string(255, 'n'), kRegularMode));
+    for (const bool again : {false, true}) {
+      if (again) rig.remount();
+      CHECK(made(rig.lookup(kRoot, "file")) == file);
+      CHECK(made(rig.lookup(kRoot, "symlink")) == link);
+      CHECK(made(rig.lookup(directory, "..")) == kRoot);
+      CHECK_ERROR(rig.lookup(kRoot, "File"), Error::not_found);
+      CHECK_ERROR(rig.lookup(file, "x"), Error::not_a_directory);
+      const InodeAttr root = attr_of(rig, kRoot);
+      CHECK(root.size == 4);
+      CHECK(root.link_count == 3);
+      CHECK(root.mtime > before.mtime);
+      CHECK(root.ctime == root.mtime);
+      CHECK(root.change_count > before.change_count);
+      const InodeAttr attr = attr_of(rig, file);
+      CHECK(attr.mode == 0100644);
+      CHECK(attr.uid == 1000);
+      CHECK(attr.gid == 100);
+      CHECK(attr.link_count == 1);
+      CHECK(attr.btime == attr.mtime);
+      CHECK(attr_of(rig, directory).link_count == 2);
+      CHECK(attr_of(rig, directory).parent == kRoot);
+      CHECK(attr_of(rig, link).size == 10);
+      CHECK(rig.read_symlink(link).value() == "some/where");
+      CHECK_ERROR(rig.read_symlink(file), Error::invalid_argument);
+    }
+    // Numbers are never used twice.
+    CHECK(made(rig.create(kRoot, "later", kRegularMode)) > file);
+  });
+}
+
+TEST_CASE("setgid directories pass on their group, and subdirectories the bit") {
+  NamespaceRig rig({});
+  const InodeNo shared = made(rig.create(kRoot, "shared", 0042775, {1, 50, 0}));
+  const InodeNo file = made(rig.create(shared, "file", 0100664, {2, 2, 0}));
+  const InodeNo sub = made(rig.create(shared, "sub", 0040775, {2, 2, 0}));
+  CHECK(attr_of(rig, file).gid == 50);
+  CHECK(attr_of(rig, file).mode == 0100664);
+  CHECK(attr_of(rig, sub).gid == 50);
+  CHECK(attr_of(rig, sub).mode == 0042775);
+  CHECK(made(rig.create(sub, "deeper", 0040755, {2, 2, 0})) > sub);
+}
+
+TEST_CASE("a link is another name of the same inode, and the last one takes it away") {
+  for_each_seed(2, [](const TestSeed& seed) {
+    NamespaceRig rig(options_of(seed));
+    const InodeNo file = made(rig.create(kRoot, "a", kRegularMode));
+    const InodeNo directory = made(rig.create(kRoot, "d", kDirectoryMode));
+    CHECK(made(rig.link(file, directory, "b")) == file);
+    CHECK_ERROR(rig.link(file, directory, "b"), Error::exists);
+    CHECK_ERROR(rig.link(directory, kRoot, "e"), Error::not_permitted);
+    CHECK(attr_of(rig, file).link_count == 2);
+    CHECK(made(rig.unlink(kRoot, "a")) == file);
+    CHECK(attr_of(rig, file).link_count == 1);
+    CHECK(rig.orphans().empty());
+    CHECK_ERROR(rig.unlink(kRoot, "d"), Error::is_a_directory);
+    CHECK_ERROR(rig.rmdir(directory, "b"), Error::not_a_directory);
+    CHECK_ERROR(rig.rmdir(kRoot, "d"), Error::directory_not_empty);
+    CHECK(made(rig.unlink(directory, "b")) == file);
+    CHECK(attr_of(rig, file).link_count == 0);
+    CHECK(rig.orphans() == std::vector{file});
+    REQUIRE(rig.reap(file).ok());
+    CHECK(rig.orphans().empty());
+    CHECK_ERROR(rig.attr(file), Error::not_found);
+    REQUIRE(rig.reap(file).ok());
+  });
+}
+
+TEST_CASE("an unlinked inode lives as long as an opener or the kernel knows it") {
+  NamespaceRig rig({});
+  const InodeNo file = made(rig.create(kRoot, "f", kRegularMode));
+  rig.inodes().lookups().add(file, 2);
+  made(rig.unlink(kRoot, "f"));
+  REQUIRE(rig.reap(file).ok());
+  CHECK(attr_of(rig, file).link_count == 0);
+  rig.inodes().lookups().forget(file, 2);
+  rig.inodes().peek(file)->open_count = 1;
+  REQUIRE(rig.reap(file).ok());
+  CHECK(attr_of(rig, file).link_count == 0);
+  rig.inodes().peek(file)->open_count = 0;
+  REQUIRE(rig.reap(file).ok());
+  CHECK_ERROR(rig.attr(file), Error::not_found);
+}
+
+TEST_CASE("nothing can be made in a directory that has been removed") {
+  NamespaceRig rig({});
+  const InodeNo gone = made(rig.create(kRoot, "gone", kDirectoryMode));
+  const InodeNo file = made(rig.create(kRoot, "file", kRegularMode));
+  CHECK(made(rig.rmdir(kRoot, "gone")) == gone);
+  CHECK(attr_of(rig, gone).link_count == 0);
+  CHECK(attr_of(rig, kRoot).link_count == 2);
+  CHECK_ERROR(rig.create(gone, "x", kRegularMode), Error::not_found);
+  CHECK_ERROR(rig.create_unnamed(gone, kRegularMode), Error::not_found);
+  CHECK_ERROR(rig.link(file, gone, "x"), Error::not_found);
+  CHECK_ERROR(rig.rename(kRoot, "file", gone, "x"), Error::not_found);
+  CHECK(rig.list(gone).value().empty());
+  REQUIRE(rig.reap(gone).ok());
+  CHECK(rig.orphans().empty());
+}
+
+TEST_CASE("an unnamed file is an orphan until it gets a name") {
+  for_each_seed(2, [](const TestSeed& seed) {
+    NamespaceRig rig(options_of(seed));
+    const InodeNo kept = made(rig.create_unnamed(kRoot, kRegularMode));
+    const InodeNo lost = made(rig.create_unnamed(kRoot, kRegularMode));
+    CHECK(attr_of(rig, kept).link_count == 0);
+    CHECK(rig.orphans() == std::vector{kept, lost});
+    made(rig.link(kept, kRoot, "named"));
+    CHECK(rig.orphans() == std::vector{lost});
+    rig.crash();
+    CHECK(rig.orphans().empty());
+    CHECK(attr_of(rig, kept).link_count == 1);
+    CHECK_ERROR(rig.attr(lost), Error::not_found);
+    CHECK(attr_of(rig, kRoot).size == 1);
+  });
+}
+
+TEST_CASE("orphans that a crash leaves are removed by the next mount, with all their items") {
+  for_each_seed(2, [](const TestSeed& seed) {
+    NamespaceRig rig(options_of(seed));
+    const InodeNo file = made(rig.create(kRoot, "file", kRegularMode));
+    const InodeNo link = made(rig.symlink(kRoot, "link", "target"));
+    const InodeNo directory = made(rig.create(kRoot, "directory", kDirectoryMode));
+    for (int i = 0; i < 40; ++i) {
+      const std::vector<std::byte> value(static_cast<size_t>(i) * 100);
+      REQUIRE(rig.set_xattr(file, "user." + std::to_string(i), value).ok());
+    }
+    made(rig.unlink(kRoot, "file"));
+    made(rig.unlink(kRoot, "link"));
+    made(rig.rmdir(kRoot, "directory"));
+    CHECK(rig.orphans() == std::vector{file, link, directory});
+    rig.crash();
+    CHECK(rig.orphans().empty());
+    for (const InodeNo ino : {file, link, directory}) {
+      CHECK_ERROR(rig.attr(ino), Error::not_found);
+      // No item of any type is left.
+      const auto item = rig.run([&](NamespaceStash& stash) -> Attempt<bool> {
+        ATTEMPT(const auto found,
+                rig.inodes().store().tree().at_or_after(inode_key(ino), stash.pins));
+        return found && found->key.object == ino.value();
+      });
+      CHECK_FALSE(item.value());
+    }
+  });
+}
+
+// ---- rename ----
+
+enum class Kind { none, file, empty, full };
+
+const char* name_of(Kind kind) {
+  constexpr const char* kNames[] = {"none", "file", "empty directory", "full directory"};
+  return kNames[static_cast<int>(kind)];
+}
+
+void make(NamespaceRig& rig, InodeNo parent, const std::string& name, Kind kind) {
+  if (kind == Kind::none) return;
+  const InodeNo ino =
+      made(rig.create(parent, name, kind == Kind::file ? kRegularMode : kDirectoryMode));
+  if (kind == Kind::full) made(rig.create(ino, "inside", kRegularMode));
+}
+
+std::optional<Error> expected_error(Kind source, Kind target, RenameMode mode) {
+  const bool replaces = mode == RenameMode::replace || mode == RenameMode::whiteout;
+  if (source == Kind::none) return Error::not_found;
+  if (mode == RenameMode::exchange) {
+    if (target == Kind::none) return Error::not_found;
+    return std::nullopt;
+  }
+  if (target == Kind::none) return std::nullopt;
+  if (!replaces) return Error::exists;
+  if (source == Kind::file && target != Kind::file) return Error::is_a_directory;
+  if (source != Kind::file && target == Kind::file) return Error::not_a_directory;
+  if (target == Kind::full) return Error::directory_not_empty;
+  return std::nullopt;
+}
+
+TEST_CASE("rename: every kind over every kind, in every mode, within one and between directories") {
+  constexpr Kind kKinds[] = {Kind::none, Kind::file, Kind::empty, Kind::full};
+  constexpr RenameMode kModes[] = {RenameMode::replace, RenameMode::no_replace,
+                                   RenameMode::exchange, RenameMode::whiteout,
+                                   RenameMode::whiteout_no_replace};
+  for_each_seed(1, [&](const TestSeed& seed) {
+    NamespaceRig rig(options_of(seed));
+    int round = 0;
+    for (const Kind source : kKinds) {
+      for (const Kind target : kKinds) {
+        for (const RenameMode mode : kModes) {
+          for (const bool same : {false, true}) {
+            CAPTURE(name_of(source));
+            CAPTURE(name_of(target));
+            CAPTURE(static_cast<int>(mode));
+            CAPTURE(same);
+            const std::string top = std::to_string(round++);
+            const InodeNo from = made(rig.create(kRoot, top, kDirectoryMode));
+            const InodeNo to = same ? from : made(rig.create(from, "to", kDirectoryMode));
+            make(rig, from, "old", source);
+            make(rig, to, "new", target);
+            const NamespaceRig::Made old_ino = rig.lookup(from, "old");
+            const NamespaceRig::Made new_ino = rig.lookup(to, "new");
+
+            const auto result = rig.rename(from, "old", to, "new", mode);
+            const std::optional<Error> expected = expected_error(source, target, mode);
+            REQUIRE(result.ok() == !expected.has_value());
+            if (expected) {
+              CHECK(error_name(result.error()) == error_name(*expected));
+              continue;
+            }
+            CHECK(made(rig.lookup(to, "new")) == old_ino.value());
+            const InodeAttr moved = attr_of(rig, old_ino.value());
+            if (moved.is_directory()) CHECK(moved.parent == to);
+            const bool whiteout =
+                mode == RenameMode::whiteout || mode == RenameMode::whiteout_no_replace;
+            if (mode == RenameMode::exchange) {
+              CHECK(result.value() == InodeNo());
+              CHECK(made(rig.lookup(from, "old")) == new_ino.value());
+              const InodeAttr other = attr_of(rig, new_ino.value());
+              if (other.is_directory()) CHECK(other.parent == from);
+            } else if (whiteout) {
+              const InodeAttr left = attr_of(rig, made(rig.lookup(from, "old")));
+              CHECK(left.mode == 0020000);
+              CHECK(left.device == 0);
+            } else {
+              CHECK_ERROR(rig.lookup(from, "old"), Error::not_found);
+            }
+            if (target != Kind::none && mode != RenameMode::exchange) {
+              CHECK(result.value() == new_ino.value());
+              CHECK(attr_of(rig, new_ino.value()).link_count == 0);
+              REQUIRE(rig.reap(new_ino.value()).ok());
+            }
+            for (const InodeNo directory : {from, to}) {
+              const auto listed = rig.list(directory, 0, 100, true);
+              uint32_t links = 2;
+              for (const auto& one : listed.value()) {
+                if (one.attr && one.attr->is_directory()) ++links;
+              }
+              CHECK(attr_of(rig, directory).link_count == links);
+              CHECK(attr_of(rig, directory).size + 2 == listed.value().size());
+            }
+          }
+        }
+      }
+    }
+    CHECK(rig.orphans().empty());
+  });
+}
+
+TEST_CASE("a directory never moves into itself or below, whichever way it is asked for") {
+  for_each_seed(2, [](const TestSeed& seed) {
+    NamespaceRig rig(options_of(seed));
+    const InodeNo a = made(rig.create(kRoot, "a", kDirectoryMode));
+    const InodeNo b = made(rig.create(a, "b", kDirectoryMode));
+    const InodeNo c = made(rig.create(b, "c", kDirectoryMode));
+    CHECK_ERROR(rig.rename(kRoot, "a", a, "x"), Error::invalid_argument);
+    CHECK_ERROR(rig.rename(kRoot, "a", c, "x"), Error::invalid_argument);
+    CHECK_ERROR(rig.rename(kRoot, "a", b, "c", RenameMode::exchange), Error::invalid_argument);
+    CHECK_ERROR(rig.rename(b, "c", kRoot, "a", RenameMode::exchange), Error::invalid_argument);
+    CHECK_ERROR(rig.rename(b, "c", kRoot, "a"), Error::directory_not_empty);
+    made(rig.rename(b, "c", kRoot, "c"));
+    made(rig.rename(kRoot, "a", c, "a"));
+    CHECK(attr_of(rig, a).parent == c);
+    CHECK(attr_of(rig, kRoot).link_count == 3);
+  });
+}
+
+TEST_CASE("renaming one name of a file over another changes nothing") {
+  NamespaceRig rig({});
+  const InodeNo file = made(rig.create(kRoot, "a", kRegularMode));
+  made(rig.link(file, kRoot, "b"));
+  const uint64_t changes = attr_of(rig, kRoot).change_count;
+  for (const RenameMode mode : {RenameMode::replace, RenameMode::exchange, RenameMode::whiteout}) {
+    CHECK(made(rig.rename(kRoot, "a", kRoot, "b", mode)) == InodeNo());
+    CHECK(made(rig.rename(kRoot, "a", kRoot, "a", mode)) == InodeNo());
+  }
+  CHECK_ERROR(rig.rename(kRoot, "a", kRoot, "b", RenameMode::no_replace), Error::exists);
+  CHECK(rig.names_in(kRoot) == std::vector<std::string>{"a", "b"});
+  CHECK(attr_of(rig, file).link_count == 2);
+  CHECK(attr_of(rig, kRoot).change_count == changes);
+}
+
+// ---- Cookies ----
+
+TEST_CASE("names of one hash live side by side, 256 of them, and free places are used again") {
+  for_each_seed(1, [](const TestSeed& seed) {
+    NamespaceRig rig(options_of(seed, 0));
+    std::vector<std::string> names;
+    for (int i = 0; i < 256; ++i) names.push_back("n" + std::to_string(i));
+    for (const std::string& name : names) made(rig.create(kRoot, name, kRegularMode));
+    CHECK_ERROR(rig.create(kRoot, "one more", kRegularMode), Error::no_space);
+    CHECK_ERROR(rig.rename(kRoot, "n1", kRoot, "one more"), Error::no_space);
+    for (int i = 0; i < 256; i += 3) made(rig.unlink(kRoot, names[static_cast<size_t>(i)]));
+    for (int i = 0; i < 256; ++i) {
+      CHECK(rig.lookup(kRoot, names[static_cast<size_t>(i)]).ok() == (i % 3 != 0));
+    }
+    made(rig.create(kRoot, "one more", kRegularMode));
+    made(rig.rename(kRoot, "n1", kRoot, "n0"));
+    rig.remount();
+    CHECK(rig.lookup(kRoot, "one more").ok());
+    CHECK(rig.names_in(kRoot, 7).size() == 256 - 86 + 1);
+  });
+}
+
+TEST_CASE("a listing that goes on after changes and a mount misses nothing that stayed") {
+  for_each_seed(3, [](const TestSeed& seed) {
+    NamespaceRig rig(options_of(seed, seed.seed % 2 == 0 ? ~uint64_t{0} : 7));
+    std::vector<std::string> stay;
+    for (int i = 0; i < 150; ++i) {
+      made(rig.create(kRoot, "stay" + std::to_string(i), kRegularMode));
+      made(rig.create(kRoot, "go" + std::to_string(i), kRegularMode));
+      stay.push_back("stay" + std::to_string(i));
+    }
+    std::vector<std::string> seen;
+    uint64_t cookie = 0;
+    int round = 0;
+    while (true) {
+      const auto listed = rig.list(kRoot, cookie, 9, true);
+      REQUIRE(listed.ok());
+      if (listed.value().empty()) break;
+      for (const auto& one : listed.value()) {
+        CHECK(one.entry.cookie > cookie);
+        cookie = one.entry.cookie;
+        if (one.entry.name.starts_with("stay")) {
+          seen.push_back(one.entry.name);
+          REQUIRE(one.attr.has_value());
+          CHECK(one.attr->ino == one.entry.ino);
+          CHECK(one.attr->link_count == 1);
+        }
+      }
+      const std::string number = std::to_string(round);
+      if (rig.lookup(kRoot, "go" + number).ok()) made(rig.unlink(kRoot, "go" + number));
+      made(rig.create(kRoot, "new" + number, kRegularMode));
+      if (++round == 10) rig.remount();
+    }
+    std::sort(stay.begin(), stay.end());
+    std::sort(seen.begin(), seen.end());
+    CHECK(seen == stay);
+  });
+}
+
+TEST_CASE("a listing begins with . and .. and has the types of its entries") {
+  NamespaceRig rig({});
+  const InodeNo directory = made(rig.create(kRoot, "d", kDirectoryMode));
+  made(rig.create(directory, "f", kRegularMode));
+  made(rig.create(directory, "p", 0010600));
+  made(rig.symlink(directory, "s", "x"));
+  const auto listed = rig.list(directory);
+  REQUIRE(listed.value().size() == 5);
+  CHECK(listed.value()[0].entry.name == ".");
+  CHECK(listed.value()[0].entry.ino == directory);
+  CHECK(listed.value()[1].entry.name == "..");
+  CHECK(listed.value()[1].entry.ino == kRoot);
+  for (const auto& one : listed.value()) {
+    const std::string& name = one.entry.name;
+    CHECK(one.entry.type == (name == "f" ? 8 : name == "p" ? 1 : name == "s" ? 10 : 4));
+  }
+  CHECK(rig.list(directory, 1, 1).value()[0].entry.name == "..");
+  CHECK(rig.list(directory, 0, 0).value().empty());
+  CHECK(rig.list(directory, UINT64_MAX >> 1, 10).value().empty());
+}
+
+// ---- Inodes in memory ----
+
+TEST_CASE("a change of names never makes a size visible that is not on the device yet") {
+  for_each_seed(2, [](const TestSeed& seed) {
+    NamespaceRig rig(options_of(seed));
+    const InodeNo file = made(rig.create(kRoot, "f", kRegularMode));
+    {
+      const InodeRef inode = rig.inodes().peek(file);
+      inode->attr.size = 12345;
+      rig.inodes().mark_attr_dirty(*inode);
+    }
+    made(rig.link(file, kRoot, "g"));
+    AttrChange change;
+    change.permissions = 0600;
+    made(rig.set_attr(file, change));
+    CHECK(attr_of(rig, file).size == 12345);
+    CHECK(rig.inodes().peek(file)->attr_dirty);
+    CHECK(rig.inodes().dirty_inodes(10).size() == 1);
+    const auto stored = rig.run([&](NamespaceStash& stash) -> Attempt<InodeAttr> {
+      ATTEMPT(const auto item, rig.inodes().store().tree().find(inode_key(file), stash.pins));
+      TRY(const InodeAttr attr, decode_inode(*item));
+      return attr;
+    });
+    CHECK(stored.value().size == 0);
+    CHECK(stored.value().link_count == 2);
+    CHECK(stored.value().mode == 0100600);
+  });
+}
+
+TEST_CASE("idle inodes are kept up to a bound, and one that was dirty loses nothing by it") {
+  NamespaceRig rig({});
+  const InodeNo kept = made(rig.create(kRoot, "kept", kRegularMode));
+  const InodeNo dirty = made(rig.create(kRoot, "dirty", kRegularMode));
+  InodeRef held = rig.inodes().peek(kept);
+  {
+    const InodeRef inode = rig.inodes().peek(dirty);
+    inode->attr.atime = {5, 6};
+    rig.inodes().mark_attr_dirty(*inode);
+  }
+  for (size_t i = 0; i < kCachedInodesMax + 100; ++i) {
+    made(rig.create(kRoot, std::to_string(i), kRegularMode));
+  }
+  CHECK(rig.inodes().stats().cached_inodes <= kCachedInodesMax + 2);
+  CHECK(rig.inodes().peek(kept) == held);
+  CHECK(attr_of(rig, dirty).atime == Timestamp{5, 6});
+  const uint64_t loads = rig.inodes().stats().load_count;
+  CHECK(made(rig.lookup(kRoot, "0")) > dirty);
+  CHECK(rig.inodes().stats().load_count == loads + 1);
+  held.reset();
+}
+
+}  // namespace
+}  // namespace fusefs
