@@ -98,6 +98,7 @@ Buffered& piece_of(WriteStash& stash) { return static_cast<Buffered&>(*stash.wor
 // Too much is dirty: wait, with nothing held. With a device that takes nothing any more, fail.
 Attempt<void> throttle(FileContext& context) {
   if (!context.cache.over_dirty_limit()) return {};
+  if (!context.health.writable()) return Error::read_only_volume;
   if (context.failed_runs_in_row >= kFailedRunsMax) return Error::io_failed;
   context.cache.note_throttled();
   return restart_after(context.cache.dirty_shrunk(), RestartReason::memory);

@@ -276,6 +276,7 @@ Attempt<void> write_back(FileContext& context, Inode& inode, FileRange range,
       if (inode.mapping.any_dirty({stash.cursor, state.end}) && !state.error) {
         state.error = context.health.failed() ? context.health.error() : Error::read_only_volume;
       }
+      context.cache.dirty_shrunk().wake_all();  // writers look whether there is still hope
       break;
     }
     ATTEMPT(const bool begun, begin_run(context, inode, stash));
