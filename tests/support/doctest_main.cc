@@ -1,3 +1,3 @@
-// The program of the unit tests; each test file stands beside it.
+// The main of every test program.
 #define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
 #include <doctest/doctest.h>
