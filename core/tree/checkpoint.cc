@@ -165,7 +165,6 @@ void Store::Checkpoint::submit_next() {
 // The superblock says where replay starts, which is known when everything before it is in the ring.
 Attempt<void> Store::Checkpoint::wait_for_log() {
   if (replayed_) return {};
-  ATTEMPT_OK(store_.journal->wait_durable(log_.seq));
   ATTEMPT_INTO(log_.mark, store_.journal->mark_of(sealed_batch_));
   return {};
 }

@@ -28,6 +28,9 @@ class SpaceMap {
   // The blocks may be allocated again once `seq` is durable.
   virtual void commit_release(BlockRange blocks, JournalSeq seq) = 0;
 
+  // `blocks` have one owner left since `seq`: not to be overwritten in place before it is durable.
+  virtual void commit_unshare(BlockRange blocks, JournalSeq seq) = 0;
+
   // While on, commit_allocate() and commit_release() accept blocks that are so already: replay
   // applies transactions of which a checkpoint may know. Releases are available at once.
   virtual void set_replaying(bool replaying) { (void)replaying; }

@@ -31,30 +31,20 @@ int weight(Error error) {
 
 }  // namespace
 
-Attempt<FoundSuperblock> read_superblocks(BlockDevice& device, SuperblockStash& stash) {
-  const uint64_t size = device.geometry().size_bytes;
-  for (size_t slot = 0; slot < kSuperblockBlocks.size(); ++slot) {
-    const uint64_t addr = block_addr(BlockNo(kSuperblockBlocks[slot]));
-    if (stash.tickets[slot] || addr + kBlockBytes > size) continue;
-    stash.slots[slot] = AlignedBuffer(kBlockBytes);
-    stash.tickets[slot] = make_ref<IoTicket>();
-    device.submit(IoRequest::read(addr, stash.slots[slot].data(), kBlockBytes),
-                  stash.tickets[slot]);
-  }
+Result<FoundSuperblock> choose_superblock(const std::array<SuperblockSlot, 2>& slots,
+                                          uint64_t device_bytes) {
   std::optional<FoundSuperblock> best;
   Error error = Error::not_a_volume;
   uint64_t heeded_generation = 0;
-  for (size_t slot = 0; slot < kSuperblockBlocks.size(); ++slot) {
-    if (!stash.tickets[slot]) continue;
-    if (stash.tickets[slot]->pending()) {
-      return restart_after(stash.tickets[slot]->completion(), RestartReason::data_io);
+  for (size_t slot = 0; slot < slots.size(); ++slot) {
+    if (!slots[slot].ok()) {
+      if (weight(slots[slot].error()) > weight(error)) error = slots[slot].error();
+      continue;
     }
-    Result<void> verified = stash.tickets[slot]->result();
-    if (verified.ok()) {
-      verified =
-          verify_superblock(stash.slots[slot].bytes(), BlockNo(kSuperblockBlocks[slot]), size);
-    }
-    const Superblock& found = view_as<Superblock>(ConstBytes(stash.slots[slot].bytes()));
+    const ConstBytes block = slots[slot].value();
+    const Superblock& found = view_as<Superblock>(block);
+    const Result<void> verified =
+        verify_superblock(block, BlockNo(kSuperblockBlocks[slot]), device_bytes);
     if (!verified.ok()) {
       if (must_heed(verified.error())) {
         heeded_generation = std::max(heeded_generation, found.header.generation.get());
@@ -68,6 +58,29 @@ Attempt<FoundSuperblock> read_superblocks(BlockDevice& device, SuperblockStash& 
   }
   if (!best || heeded_generation > best->superblock.header.generation) return error;
   return *best;
+}
+
+Attempt<FoundSuperblock> read_superblocks(BlockDevice& device, SuperblockStash& stash) {
+  const uint64_t size = device.geometry().size_bytes;
+  for (size_t slot = 0; slot < kSuperblockBlocks.size(); ++slot) {
+    const uint64_t addr = block_addr(BlockNo(kSuperblockBlocks[slot]));
+    if (stash.tickets[slot] || addr + kBlockBytes > size) continue;
+    stash.slots[slot] = AlignedBuffer(kBlockBytes);
+    stash.tickets[slot] = make_ref<IoTicket>();
+    device.submit(IoRequest::read(addr, stash.slots[slot].data(), kBlockBytes),
+                  stash.tickets[slot]);
+  }
+  std::array<SuperblockSlot, 2> slots = {Error::not_a_volume, Error::not_a_volume};
+  for (size_t slot = 0; slot < kSuperblockBlocks.size(); ++slot) {
+    const Ref<IoTicket>& ticket = stash.tickets[slot];
+    if (!ticket) continue;  // the device ends before it
+    if (ticket->pending()) return restart_after(ticket->completion(), RestartReason::data_io);
+    slots[slot] = ticket->result().ok() ? SuperblockSlot(stash.slots[slot].bytes())
+                                        : SuperblockSlot(ticket->result().error());
+  }
+  const Result<FoundSuperblock> found = choose_superblock(slots, size);
+  if (!found.ok()) return found.error();
+  return found.value();
 }
 
 // Keeps the memory of the write for as long as the device may use it.

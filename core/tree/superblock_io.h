@@ -14,17 +14,25 @@ struct FoundSuperblock {
   int slot = 0;  // index into kSuperblockBlocks
 };
 
+// One slot as it was read, or the error of reading it.
+using SuperblockSlot = Result<ConstBytes>;
+
+// The newer of the slots that verify. One that is damaged or could not be read is passed over as
+// long as the other is good: that is what two are for. But one that is good, newer and not for us
+// (newer_version, truncated_volume) is not: the older one's tree may be gone.
+//   Errors    of the slot that says most about what is there: newer_version, truncated_volume,
+//             corrupt, io_failed, not_a_volume
+Result<FoundSuperblock> choose_superblock(const std::array<SuperblockSlot, 2>& slots,
+                                          uint64_t device_bytes);
+
 struct SuperblockStash {
   std::array<AlignedBuffer, 2> slots;
   std::array<Ref<IoTicket>, 2> tickets;
 };
 
-// The newer of the slots that verify. One that is damaged or could not be read is passed over as
-// long as the other is good: that is what two are for. But one that is good, newer and not for us
-// (newer_version, truncated_volume) is not: the older one's tree may be gone.
+// Reads both slots, and chooses.
 //   Restarts  on the reads
-//   Errors    of the slot that says most about what is there: newer_version, truncated_volume,
-//             corrupt, io_failed, not_a_volume
+//   Errors    as choose_superblock()
 Attempt<FoundSuperblock> read_superblocks(BlockDevice& device, SuperblockStash& stash);
 
 // Writes superblocks, to each slot in turn, one at a time.

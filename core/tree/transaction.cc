@@ -142,6 +142,8 @@ void Transaction::release(BlockRange blocks) {
   add_blocks(BlockFate::released, blocks);
 }
 
+void Transaction::unshare(BlockRange blocks) { unshared_.push_back(blocks); }
+
 // Cuts `blocks` out of an allocation.
 void Transaction::release_again(size_t entry, BlockRange blocks) {
   const BlockRange whole = blocks_[entry].blocks;
@@ -216,6 +218,7 @@ JournalSeq Transaction::commit() {
     if (entry.fate != BlockFate::released) store.space->commit_allocate(entry.blocks);
     if (entry.fate != BlockFate::allocated) store.space->commit_release(entry.blocks, seq);
   }
+  for (const BlockRange& blocks : unshared_) store.space->commit_unshare(blocks, seq);
   for (const auto& [key, staged] : staged_) {
     if (!staged.erased) store.put(key, staged.value);
   }
@@ -225,6 +228,7 @@ JournalSeq Transaction::commit() {
   store.committed();
   staged_.clear();
   blocks_.clear();
+  unshared_.clear();
   key_bytes_ = 0;
   data_stamp_ = 0;
   prepared_ = false;

@@ -53,6 +53,7 @@ class Transaction {
   void erase(const Key& key);                  // may be absent
   void allocate(BlockRange blocks);            // blocks handed out by Space become allocated
   void release(BlockRange blocks);             // blocks become free, also such as it has allocated
+  void unshare(BlockRange blocks);             // blocks keep one owner; says nothing to the journal
   // The transaction shows data that was written up to `stamp`: it becomes durable after it.
   void shows_data(WriteStamp stamp);
 
@@ -93,6 +94,7 @@ class Transaction {
   NodePins& pins_;
   std::map<Key, Staged> staged_;
   std::vector<BlockChangeEntry> blocks_;  // in the order they were staged
+  std::vector<BlockRange> unshared_;
   uint32_t key_bytes_ = 0;                // encoded size of staged_
   WriteStamp data_stamp_ = 0;
   bool prepared_ = false;

@@ -12,6 +12,7 @@ namespace {
 SimWorldOptions world_options(const StoreRig::Options& options) {
   SimWorldOptions world;
   world.device.size_bytes = kStoreVolumeBytes;
+  world.device.logical_block_bytes = options.logical_block_bytes;
   world.device.cut_after_writes = options.cut_after_writes;
   world.forced_restart_probability = options.forced;
   return world;

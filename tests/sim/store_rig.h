@@ -63,6 +63,7 @@ class StoreRig {
     bool read_only = false;
     uint64_t cached_nodes_max = 64;
     uint64_t node_reserve = 0;  // 0: the allocator's own
+    uint32_t logical_block_bytes = 4096;
     std::optional<uint64_t> cut_after_writes = {};
   };
   StoreRig(const Options& options, SimImage image);
