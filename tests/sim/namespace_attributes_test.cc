@@ -189,8 +189,8 @@ TEST_CASE("values of every length around the chunk boundaries come back, replace
     const std::string name = "user.value";
     const size_t head = kXattrChunkBytesMax - sizeof(XattrValue) - name.size();
     std::vector<size_t> lengths = {0, 1, 100, kXattrValueBytesMax - 1, kXattrValueBytesMax};
-    for (const size_t chunks : {0, 1, 2, 20}) {
-      for (const size_t about : {0, 1, 2}) {
+    for (const size_t chunks : {0u, 1u, 2u, 20u}) {
+      for (const size_t about : {0u, 1u, 2u}) {
         lengths.push_back(head + chunks * kXattrChunkBytesMax + about - 1);
       }
     }

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "tests/support/namespace_rig.h"
+#include "tests/support/sim_volume.h"
 #include "tests/support/test_options.h"
 
 #include <doctest/doctest.h>
@@ -191,6 +192,56 @@ TEST_CASE("orphans that a crash leaves are removed by the next mount, with all t
       });
       CHECK_FALSE(item.value());
     }
+  });
+}
+
+uint64_t free_blocks(NamespaceRig& rig) {
+  REQUIRE(rig.volume().sync().ok());
+  const auto stat = rig.world().run([&] { return rig.volume().volume().stat_volume(); });
+  REQUIRE(stat.ok());
+  return stat.value().free_blocks;
+}
+
+TEST_CASE("removing a file in many pieces goes on where a power cut stopped it, and frees it all") {
+  for_each_seed(2, [](const TestSeed& seed) {
+    bool stopped_half_way = false;
+    for (const int steps_max : {1, 3, 6, 1000}) {
+      NamespaceRig rig(options_of(seed));
+      const InodeNo file = made(rig.create(kRoot, "f", kRegularMode));
+      const uint64_t free_before = free_blocks(rig);
+      {
+        const InodeRef inode = rig.inodes().peek(file);
+        for (uint64_t i = 0; i < 300; ++i) {
+          REQUIRE(rig.volume()
+                      .fallocate(*inode, FallocateMode::allocate, 2 * i * kBlockBytes, kBlockBytes,
+                                 false)
+                      .ok());
+        }
+      }
+      for (int i = 0; i < 30; ++i) {
+        const std::vector<std::byte> value(20'000);
+        REQUIRE(rig.set_xattr(file, "user." + std::to_string(i), value).ok());
+      }
+      CHECK(attr_of(rig, file).block_count == BlockCount(300));
+      made(rig.unlink(kRoot, "f"));
+      CHECK(free_blocks(rig) <= free_before - 300);
+      int steps = 0;
+      JournalSeq last;
+      const Result<void> reaped = rig.run([&](NamespaceStash& stash) -> Attempt<void> {
+        if (stash.seq != std::exchange(last, stash.seq)) ++steps;
+        if (steps >= steps_max) return Error::interrupted;
+        return rig.names().reap(file, stash);
+      });
+      CHECK(rig.orphans().empty() == reaped.ok());
+      if (!reaped.ok() && attr_of(rig, file).block_count < BlockCount(300)) stopped_half_way = true;
+      rig.crash();
+      CHECK(rig.orphans().empty());
+      CHECK_ERROR(rig.attr(file), Error::not_found);
+      // What xattrs and extents took of the tree may be given back later.
+      rig.remount();
+      CHECK(free_blocks(rig) + 100 >= free_before);
+    }
+    CHECK(stopped_half_way);
   });
 }
 

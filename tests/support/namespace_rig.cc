@@ -45,6 +45,8 @@ Namespace& NamespaceRig::names() { return mounted_->names; }
 InodeTable& NamespaceRig::inodes() { return mounted_->volume.volume().inodes(); }
 SimWorld& NamespaceRig::world() { return mounted_->volume.world(); }
 
+SimVolume& NamespaceRig::volume() { return mounted_->volume; }
+
 void NamespaceRig::remount() {
   SimImage image = mounted_->volume.unmount();
   mounted_ = std::make_unique<Mounted>(options_, std::move(image));

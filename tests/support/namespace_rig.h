@@ -20,6 +20,8 @@ inline constexpr uint32_t kRegularMode = 0100644;
 inline constexpr uint32_t kDirectoryMode = 0040755;
 inline constexpr uint32_t kSymlinkMode = 0120777;
 
+class SimVolume;
+
 class NamespaceRig {
  public:
   struct Options {
@@ -35,6 +37,7 @@ class NamespaceRig {
   Namespace& names();
   InodeTable& inodes();
   SimWorld& world();
+  SimVolume& volume();
 
   // Unmounts cleanly, and mounts.
   void remount();
