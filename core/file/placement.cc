@@ -29,9 +29,9 @@ Attempt<void> find_pieces(FileContext& context, const Inode& inode, FileRange ra
     FilePiece piece{extent.range, extent.state, false, extent.start};
     // Unwritten extents are never shared: a clone takes them as holes.
     if (extent.state == ExtentState::written) {
-      ATTEMPT(const Ownership owned, ownership(tree, extent.blocks(), pins));
-      piece.range.end = std::min(extent.range.end, extent.range.first + owned.count);
-      piece.shared = owned.owners > 1;
+      ATTEMPT(const InPlace same, in_place(tree, context.space, extent.blocks(), pins));
+      piece.range.end = std::min(extent.range.end, extent.range.first + same.count);
+      piece.shared = !same.allowed;
     }
     pieces.push_back(piece);
     at = piece.range.end;

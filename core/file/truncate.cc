@@ -201,9 +201,10 @@ Attempt<void> zero_within_block(FileContext& context, Inode& inode, uint64_t pos
   }
   if (stash.phase == Phase::reading) {
     ATTEMPT_OK(stash.ticket->wait());
-    ATTEMPT(const Ownership owned, ownership(context.store.tree(), extent.blocks(), pins));
+    ATTEMPT(const InPlace same,
+            in_place(context.store.tree(), context.space, extent.blocks(), pins));
     BlockNo target = extent.start;
-    if (owned.owners > 1) {
+    if (!same.allowed) {
       if (stash.reservation.count() == BlockCount(0)) {
         ATTEMPT(Reservation reserved, context.space.reserve(BlockCount(1)));
         stash.reservation = std::move(reserved);

@@ -123,6 +123,11 @@ Attempt<void> drop_owner(Transaction& txn, BlockRange blocks, BlockCount& no_lon
   if (!change.ok()) return change.error();
   stage(txn, pieces, change.value().pieces);
   for (const BlockRange& released : change.value().released) txn.release(released);
+  for (const SharedPiece& piece : pieces) {
+    const BlockRange both{std::max(piece.blocks.first, blocks.first),
+                          std::min(piece.blocks.end, blocks.end)};
+    if (piece.owners == 2 && both.first < both.end) txn.unshare(both);
+  }
   no_longer_shared += change.value().no_longer_shared;
   return {};
 }
@@ -133,6 +138,13 @@ Attempt<Ownership> ownership(Transaction& txn, BlockRange blocks) {
 
 Attempt<Ownership> ownership(Tree& tree, BlockRange blocks, NodePins& pins) {
   return find_ownership(InTree{tree, pins}, blocks);
+}
+
+Attempt<InPlace> in_place(Tree& tree, const Space& space, BlockRange blocks, NodePins& pins) {
+  ATTEMPT(const Ownership owned, ownership(tree, blocks, pins));
+  if (owned.owners > 1) return InPlace{owned.count, false};
+  const SettlingBlocks::Answer settling = space.settling(block_range(blocks.first, owned.count));
+  return InPlace{settling.count, !settling.settling};
 }
 
 }  // namespace fusefs

@@ -32,4 +32,12 @@ Attempt<Ownership> ownership(Transaction& txn, BlockRange blocks);
 // The same without a transaction.
 Attempt<Ownership> ownership(Tree& tree, BlockRange blocks, NodePins& pins);
 
+// Whether the blocks from `blocks.first` on may be overwritten where they are: they have one owner,
+// and had it before a power cut now as well. The longest prefix with one answer.
+struct InPlace {
+  BlockCount count;
+  bool allowed = false;
+};
+Attempt<InPlace> in_place(Tree& tree, const Space& space, BlockRange blocks, NodePins& pins);
+
 }  // namespace fusefs

@@ -269,6 +269,18 @@ void Space::commit_release(BlockRange blocks, JournalSeq seq) {
   if (impl_->clear_allocated(blocks)) impl_->releases.add(blocks, seq);
 }
 
+void Space::commit_unshare(BlockRange blocks, JournalSeq seq) {
+  if (impl_->replaying) return;  // what replay finds is durable
+  impl_->settling.add(blocks, seq);
+}
+
+SettlingBlocks::Answer Space::settling(BlockRange blocks) const {
+  if (impl_->settling.empty() || impl_->durability == nullptr) return {blocks.count(), false};
+  const JournalSeq durable = impl_->durability->durable_seq();
+  impl_->settling.prune(durable);
+  return impl_->settling.at(blocks, durable);
+}
+
 void Space::set_replaying(bool replaying) { impl_->replaying = replaying; }
 
 Attempt<void> Space::prepare_nodes(uint64_t count) {

@@ -34,6 +34,7 @@
 #include "core/io/block_device.h"
 #include "core/io/health.h"
 #include "core/journal/journal.h"
+#include "core/space/settling_blocks.h"
 #include "core/tree/space_map.h"
 
 namespace fusefs {
@@ -140,6 +141,10 @@ class Space final : public SpaceMap {
   Attempt<std::optional<BlockRange>> begin_trim(BlockNo from, BlockNo end, BlockCount min);
   void end_trim(BlockRange blocks);
 
+  // Whether blocks.first got its single owner by a transaction that is not durable yet, and for how
+  // many blocks the answer holds.
+  SettlingBlocks::Answer settling(BlockRange blocks) const;
+
   // True when the committed bitmaps say that `block` is allocated (check, dump).
   Attempt<bool> is_allocated(BlockNo block);
 
@@ -151,6 +156,7 @@ class Space final : public SpaceMap {
   Attempt<void> prepare_change(BlockRange blocks) override;
   void commit_allocate(BlockRange blocks) override;
   void commit_release(BlockRange blocks, JournalSeq seq) override;
+  void commit_unshare(BlockRange blocks, JournalSeq seq) override;
   void set_replaying(bool replaying) override;
   Attempt<void> prepare_nodes(uint64_t count) override;
   BlockNo allocate_node() override;

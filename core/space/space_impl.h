@@ -44,6 +44,7 @@ class Space::Impl {
   const uint64_t node_reserve;
   BlockPlacer placer;
   ReleaseQueue releases;
+  SettlingBlocks settling;
   std::unique_ptr<Durability> journal;  // what set_journal() was given
   Durability* durability = nullptr;
   bool replaying = false;

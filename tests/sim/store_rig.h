@@ -30,6 +30,9 @@ class TightSpace final : public SpaceMap {
   void commit_release(BlockRange blocks, JournalSeq seq) override {
     space_.commit_release(blocks, seq);
   }
+  void commit_unshare(BlockRange blocks, JournalSeq seq) override {
+    space_.commit_unshare(blocks, seq);
+  }
   void set_replaying(bool replaying) override { space_.set_replaying(replaying); }
   Attempt<void> prepare_nodes(uint64_t count) override { return space_.prepare_nodes(count); }
   BlockNo allocate_node() override { return space_.allocate_node(); }

@@ -27,6 +27,7 @@ class FakeSpace final : public SpaceMap {
   void commit_allocate(BlockRange blocks) override {
     for (BlockNo at = blocks.first; at < blocks.end; ++at) CHECK(allocated_.insert(at).second);
   }
+  void commit_unshare(BlockRange, JournalSeq) override {}
   void commit_release(BlockRange blocks, JournalSeq) override {
     for (BlockNo at = blocks.first; at < blocks.end; ++at) CHECK(allocated_.erase(at) == 1);
   }
