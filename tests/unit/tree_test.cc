@@ -1,157 +1,21 @@
 #include "core/tree/tree.h"
 
-#include <map>
-#include <set>
-#include <vector>
-
-#include "core/tree/node.h"
-#include "tests/support/fake_space.h"
-#include "tests/support/sim_world.h"
+#include "tests/support/tree_bed.h"
 
 #include <doctest/doctest.h>
 
 namespace fusefs {
 namespace {
 
-using Value = std::vector<std::byte>;
-using Model = std::map<Key, Value>;
-using MaybeItem = std::optional<std::pair<Key, Value>>;
-
-constexpr uint64_t kSeed = 4711;
-constexpr BlockNo kNodesFirst{64};
-
-SimWorldOptions world_options(double forced) {
-  SimWorldOptions options;
-  options.forced_restart_probability = forced;
-  return options;
-}
-
-// A tree on a simulated device, with what a store would do around it.
-struct TreeBed {
-  explicit TreeBed(uint64_t seed, double forced = 0.0, uint64_t cached_nodes_max = 1024)
-      : world(seed, world_options(forced)),
-        nodes_max(cached_nodes_max),
-        tree(std::make_unique<Tree>(world.device(), health, TreeRoot{},
-                                    Tree::Options{nodes_max, kSeed, 0})) {}
-  ~TreeBed() { world.abandon(); }
-
-  Result<void> put(const Key& key, const Value& value) {
-    NodePins pins;
-    return world.run([&]() -> Attempt<void> {
-      uint64_t new_dirty = 0;
-      tree->begin_prepare();
-      ATTEMPT_OK(tree->prepare(key, value.size(), pins, new_dirty));
-      change([&] { tree->put(key, value); }, new_dirty);
-      return {};
-    });
-  }
-  Result<void> erase(const Key& key) {
-    NodePins pins;
-    return world.run([&]() -> Attempt<void> {
-      uint64_t new_dirty = 0;
-      tree->begin_prepare();
-      ATTEMPT_OK(tree->prepare(key, 0, pins, new_dirty));
-      change([&] { tree->erase(key); }, new_dirty);
-      return {};
-    });
-  }
-  // Makes a change and compares how many nodes it made dirty with what was foreseen.
-  template <class Fn>
-  void change(Fn&& fn, uint64_t new_dirty) {
-    const uint64_t before = tree->dirty_count();
-    fn();
-    REQUIRE(tree->dirty_count() <= before + new_dirty);
-  }
-
-  using Search = Attempt<std::optional<ItemView>> (Tree::*)(const Key&, NodePins&);
-  Result<MaybeItem> search(Search how, const Key& key) {
-    NodePins pins;
-    return world.run([&]() -> Attempt<MaybeItem> {
-      ATTEMPT(const std::optional<ItemView> item, (tree.get()->*how)(key, pins));
-      if (!item) return MaybeItem();
-      return MaybeItem({item->key, Value(item->value.begin(), item->value.end())});
-    });
-  }
-  Result<MaybeItem> find(const Key& key) { return search(&Tree::find, key); }
-
-  Tree::Frozen freeze() {
-    checkpoint = checkpoint.next();
-    return world.inside([&] {
-      Tree::Frozen frozen = tree->freeze(checkpoint, space);
-      space.freeze(checkpoint);
-      return frozen;
-    });
-  }
-  void write(const Tree::Frozen& frozen) {
-    Ref<IoTicket> ticket;
-    const Result<void> written = world.run([&]() -> Attempt<void> {
-      if (!ticket) {
-        ticket = make_ref<IoTicket>();
-        for (const Tree::FrozenNode& node : frozen.nodes) {
-          seal_block(Bytes(node.image, kNodeBytes), kSeed);
-          world.device().submit(IoRequest::write(block_addr(node.at), node.image, kNodeBytes),
-                                ticket);
-        }
-      }
-      return ticket->wait();
-    });
-    REQUIRE(written.ok());
-    world.inside([&] {
-      tree->frozen_written(frozen);
-      space.checkpoint_durable(checkpoint);
-    });
-    root = frozen.root;
-    node_count = frozen.node_count;
-  }
-  // Forgets everything in memory.
-  void reload() {
-    evict_count += tree->stats().evict_count;
-    tree = std::make_unique<Tree>(world.device(), health, root,
-                                  Tree::Options{nodes_max, kSeed, node_count});
-  }
-  Model content() {
-    Model model;
-    std::optional<Key> at = Key{};
-    while (at) {
-      Result<MaybeItem> item = search(&Tree::at_or_after, *at);
-      REQUIRE(item.ok());
-      if (!item.value()) break;
-      model.insert(*item.value());
-      at = item.value()->first;
-      REQUIRE(at->offset != ~uint64_t{0});
-      ++at->offset;
-    }
-    return model;
-  }
-
-  SimWorld world;
-  Health health{false};
-  FakeSpace space{kNodesFirst, 4000, 2000};
-  uint64_t nodes_max;
-  CheckpointNo checkpoint{0};
-  TreeRoot root;
-  uint64_t node_count = 0;
-  std::unique_ptr<Tree> tree;
-  uint64_t evict_count = 0;  // before the last reload()
-};
-
-Key numbered(uint64_t number) { return dirent_key(InodeNo(1 + number / 512), number % 512); }
-
-Value value_of(Random& random, size_t len_max) {
-  Value value(random.below(len_max + 1));
-  for (std::byte& byte : value) byte = static_cast<std::byte>(random.next());
-  return value;
-}
-
-MaybeItem model_find(const Model& model, const Key& key) {
+MaybeItem model_find(const TreeModel& model, const Key& key) {
   const auto at = model.find(key);
   return at == model.end() ? MaybeItem() : MaybeItem(*at);
 }
-MaybeItem model_at_or_after(const Model& model, const Key& key) {
+MaybeItem model_at_or_after(const TreeModel& model, const Key& key) {
   const auto at = model.lower_bound(key);
   return at == model.end() ? MaybeItem() : MaybeItem(*at);
 }
-MaybeItem model_at_or_before(const Model& model, const Key& key) {
+MaybeItem model_at_or_before(const TreeModel& model, const Key& key) {
   auto at = model.upper_bound(key);
   return at == model.begin() ? MaybeItem() : MaybeItem(*--at);
 }
@@ -161,7 +25,7 @@ void random_history(uint64_t seed, double forced) {
   CAPTURE(forced);
   TreeBed bed(seed, forced, 8);
   Random random(seed * 1000);
-  Model model;
+  TreeModel model;
   const size_t len_max = seed % 2 == 0 ? kItemValueBytesMax : 300;
   const uint64_t keys = seed % 2 == 0 ? 300 : 3000;
   std::optional<Tree::Frozen> being_written;
@@ -173,7 +37,7 @@ void random_history(uint64_t seed, double forced) {
       REQUIRE(bed.erase(key).ok());
       model.erase(key);
     } else {
-      const Value value = value_of(random, len_max);
+      const TreeValue value = value_of(random, len_max);
       REQUIRE(bed.put(key, value).ok());
       model[key] = value;
     }
@@ -197,6 +61,7 @@ void random_history(uint64_t seed, double forced) {
   if (being_written) bed.write(*being_written);
   bed.write(bed.freeze());
   CHECK(bed.space.nodes().size() == bed.node_count);
+  bed.check_shape();
   bed.reload();
   CHECK(bed.content() == model);
   CHECK(bed.evict_count > 0);
@@ -216,7 +81,7 @@ TEST_CASE(
     "what a checkpoint has frozen is on the device as it was, whatever is changed meanwhile") {
   TreeBed bed(5);
   Random random(5);
-  Model model;
+  TreeModel model;
   for (uint64_t i = 0; i < 3000; ++i) {
     model[numbered(i)] = value_of(random, 100);
     REQUIRE(bed.put(numbered(i), model[numbered(i)]).ok());
@@ -233,7 +98,7 @@ TEST_CASE("ascending insertion leaves leaves more than nine tenths full") {
   TreeBed bed(6);
   Random random(6);
   constexpr uint64_t kItems = 20000;
-  const Value value(100);
+  const TreeValue value(100);
   for (uint64_t i = 0; i < kItems; ++i) REQUIRE(bed.put(numbered(i), value).ok());
   const Tree::Frozen frozen = bed.freeze();
   uint64_t leaves = 0;
@@ -268,9 +133,40 @@ TEST_CASE("a tree from which everything is erased has no nodes left, in memory o
   CHECK(bed.content().size() == 1);
 }
 
+TEST_CASE("a tree whose left half was erased takes smaller keys again, in every order") {
+  for (const bool ascending : {true, false}) {
+    CAPTURE(ascending);
+    // Four items fill a leaf, so that three levels need few.
+    const TreeValue large(4000);
+    TreeBed bed(13);
+    TreeModel model;
+    const auto put = [&](uint64_t number, const TreeValue& value) {
+      model[numbered(number)] = value;
+      REQUIRE(bed.put(numbered(number), value).ok());
+    };
+    constexpr uint64_t kItems = 2400;
+    for (uint64_t i = 0; i < kItems; ++i) put(kItems + i, large);
+    REQUIRE(bed.tree->stats().levels == 3);
+    uint64_t first = kItems;
+    while (bed.tree->stats().levels == 3) {
+      model.erase(numbered(first));
+      REQUIRE(bed.erase(numbered(first++)).ok());
+    }
+    REQUIRE(!model.empty());
+    for (uint64_t i = 0; i < 1000; ++i) put(ascending ? i : 1000 - i, large);
+    bed.write(bed.freeze());
+    bed.check_shape();
+    bed.reload();
+    CHECK(bed.content() == model);
+    // What lies left of everything that is there belongs to the first leaf.
+    put(0, {});
+    CHECK(bed.search(&Tree::at_or_after, Key{}).value()->first == numbered(0));
+  }
+}
+
 TEST_CASE("a tree that lost most of its items merges its leaves") {
   TreeBed bed(8);
-  const Value value(100);
+  const TreeValue value(100);
   for (uint64_t i = 0; i < 10000; ++i) REQUIRE(bed.put(numbered(i), value).ok());
   bed.write(bed.freeze());
   const uint64_t full = bed.node_count;
@@ -321,14 +217,14 @@ TEST_CASE("a damaged, misplaced or outdated node is an error to everybody who ne
     // The parent then names a generation that the block does not have.
     std::vector<std::byte> stale = old_image;
     view_as<NodeHeader>(Bytes(stale)).header.generation = uint64_t{99};
-    seal_block(stale, kSeed);
+    seal_block(stale, kTreeSeed);
     overwrite(leaf.at, stale);
   }
   SUBCASE("sealed, but of the wrong level") {
     const Tree::FrozenNode& root = first.nodes.back();
     std::vector<std::byte> wrong(root.image, root.image + kNodeBytes);
     view_as<NodeHeader>(Bytes(wrong)).header.block = leaf.at.value();
-    seal_block(wrong, kSeed);
+    seal_block(wrong, kTreeSeed);
     overwrite(leaf.at, wrong);
   }
   bed.reload();
@@ -357,7 +253,7 @@ TEST_CASE("a damaged, misplaced or outdated node is an error to everybody who ne
 
 TEST_CASE("a node that cannot be read is an error now and readable when the device is again") {
   TreeBed bed(10);
-  for (uint64_t i = 0; i < 1000; ++i) REQUIRE(bed.put(numbered(i), Value(100)).ok());
+  for (uint64_t i = 0; i < 1000; ++i) REQUIRE(bed.put(numbered(i), TreeValue(100)).ok());
   bed.write(bed.freeze());
   bed.reload();
   SimFault fault;
@@ -372,7 +268,7 @@ TEST_CASE("a node that cannot be read is an error now and readable when the devi
 
 TEST_CASE("a scan that reads ahead waits less often for the device") {
   TreeBed bed(11);
-  for (uint64_t i = 0; i < 5000; ++i) REQUIRE(bed.put(numbered(i), Value(100)).ok());
+  for (uint64_t i = 0; i < 5000; ++i) REQUIRE(bed.put(numbered(i), TreeValue(100)).ok());
   bed.write(bed.freeze());
   const auto restarts_of_scan = [&](bool read_ahead) {
     bed.reload();
@@ -399,7 +295,7 @@ TEST_CASE("a scan that reads ahead waits less often for the device") {
 
 TEST_CASE("operations that each need more nodes than the cache holds all come to their end") {
   TreeBed bed(12, 0.2, 4);
-  for (uint64_t i = 0; i < 4000; ++i) REQUIRE(bed.put(numbered(i), Value(100)).ok());
+  for (uint64_t i = 0; i < 4000; ++i) REQUIRE(bed.put(numbered(i), TreeValue(100)).ok());
   bed.write(bed.freeze());
   bed.reload();
   int done = 0;
@@ -412,7 +308,7 @@ TEST_CASE("operations that each need more nodes than the cache holds all come to
           for (uint64_t i = first; i < 4000; i += 400) {
             ATTEMPT_OK(bed.tree->prepare(numbered(i), 1, *pins, new_dirty));
           }
-          for (uint64_t i = first; i < 4000; i += 400) bed.tree->put(numbered(i), Value(1));
+          for (uint64_t i = first; i < 4000; i += 400) bed.tree->put(numbered(i), TreeValue(1));
           return {};
         },
         [&done](Result<void> outcome) { done += outcome.ok() ? 1 : 0; });
