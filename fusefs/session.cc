@@ -66,8 +66,9 @@ std::string library_options(const std::string& source, const MountOptions& optio
   if (fuseblk) text += ",blkdev,blksize=4096";
   if (options.allow_other.value_or(root)) text += ",allow_other";
   text += options.read_only ? ",ro" : ",rw";
-  if (options.suid) text += *options.suid ? ",suid" : ",nosuid";
-  if (options.dev) text += *options.dev ? ",dev" : ",nodev";
+  // libfuse adds nosuid and nodev unless told otherwise.
+  text += options.suid.value_or(root) ? ",suid" : ",nosuid";
+  text += options.dev.value_or(root) ? ",dev" : ",nodev";
   if (options.exec) text += *options.exec ? ",exec" : ",noexec";
   if (options.sync) text += ",sync";
   if (options.dirsync) text += ",dirsync";
