@@ -201,6 +201,43 @@ TEST_CASE("concurrent appends put their bytes one after the other") {
   });
 }
 
+TEST_CASE("a write to one of two clones leaves the other as it was") {
+  for_each_seed(6, [](const TestSeed& seed) {
+    SimVolume sim(seed);
+    Random random = sim.world().random().fork();
+    std::array<InodeRef, 2> inodes = {sim.create("original"), sim.create("clone")};
+    std::array<Content, 2> models;
+    models[0] = random_bytes(random, 150'000);
+    REQUIRE(sim.write(*inodes[0], 0, models[0], How::buffered).ok());
+    for (int round = 0; round < 3; ++round) {
+      const size_t from = random.below(2);
+      const size_t to = 1 - from;
+      CopyStash stash;
+      const uint64_t len = models[from].size();
+      const Result<uint64_t> copied = sim.world().run(
+          [&] { return copy_range(sim.files(), *inodes[from], 0, *inodes[to], 0, len, stash); });
+      REQUIRE(copied.ok());
+      REQUIRE(copied.value() == len);
+      put(models[to], 0, models[from]);
+      for (int i = 0; i < 12; ++i) {
+        const size_t which = random.below(2);
+        const uint64_t pos = random.below(160'000);
+        const Source source = random_source(random, random.between(1, 20'000), random.chance(0.5));
+        const How how = random.chance(0.5) ? How::buffered : How::direct;
+        REQUIRE(sim.write(*inodes[which], pos, source.bytes, how).ok());
+        put(models[which], pos, source.bytes);
+        if (random.chance(0.2)) sim.world().run_for(random.below(2 * kNsPerSecond));
+      }
+      for (size_t i = 0; i < 2; ++i) CHECK(sim.read_all(*inodes[i]) == models[i]);
+    }
+    CHECK(sim.files().stats.cow_break_bytes > 0);
+    for (InodeRef& inode : inodes) sim.world().inside([&] { inode.reset(); });
+    SimVolume again(seed, {}, sim.unmount());
+    CHECK(again.read_all(*again.lookup("original")) == models[0]);
+    CHECK(again.read_all(*again.lookup("clone")) == models[1]);
+  });
+}
+
 TEST_CASE("a full volume refuses a write before anything is lost") {
   for_each_seed(2, [](const TestSeed& seed) {
     SimVolume sim(seed, {uint64_t{64} << 20, uint64_t{16} << 20});
