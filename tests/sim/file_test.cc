@@ -375,7 +375,7 @@ TEST_CASE("writers are told when the device takes nothing any more, instead of w
     sim.device().add_fault(fault);
     const Content data = random_bytes(random, 100'000);
     bool refused = false;
-    for (int i = 0; i < 100 && !refused; ++i) {
+    for (uint64_t i = 0; i < 100 && !refused; ++i) {
       refused = !sim.write(*inode, i * data.size(), data, How::buffered).ok();
     }
     CHECK(refused);
