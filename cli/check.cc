@@ -194,25 +194,22 @@ void print_text(const CheckArguments& arguments, const Outcome& outcome) {
 }
 
 int run_check(const CheckArguments& arguments) {
+  Output out("check", arguments.json);
   DeviceOptions options;
   options.read_only = arguments.no_changes;
   std::string message;
   const std::unique_ptr<Image> image = Image::open(arguments.path, options, &message);
-  if (!image) return fail("check", message, kFsckOperational);
+  if (!image) return out.fail(message, kFsckOperational);
   Outcome outcome;
   Checker checker(arguments, *image);
   const Result<void> result = checker.run(outcome);
   if (!result.ok()) {
-    return fail("check", open_error_text(arguments.path, result.error(), checker.detail()),
-                result.error() == Error::corrupt ? kFsckUncorrected : kFsckOperational);
+    return out.fail(open_error_text(arguments.path, result.error(), checker.detail()),
+                    result.error() == Error::corrupt ? kFsckUncorrected : kFsckOperational);
   }
   const int exit_code = exit_code_of(outcome, arguments.no_changes);
-  if (arguments.json) {
-    print_json("fusefs.check", exit_code, to_json(outcome));
-  } else {
-    print_text(arguments, outcome);
-  }
-  return exit_code;
+  if (!arguments.json) print_text(arguments, outcome);
+  return out.done(to_json(outcome), exit_code);
 }
 
 }  // namespace

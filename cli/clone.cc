@@ -53,35 +53,35 @@ std::string clone_error(int error) {
 }
 
 int run_clone(const CloneArguments& arguments) {
+  Output out("clone", arguments.json);
   std::string message;
   const std::optional<Mounted> source = open_mounted(arguments.source, &message);
-  if (!source) return fail("clone", message);
+  if (!source) return out.fail(message);
   struct stat from {};
   if (fstat(source->fd.get(), &from) != 0 || !S_ISREG(from.st_mode)) {
-    return fail("clone", arguments.source + ": not a regular file");
+    return out.fail(arguments.source + ": not a regular file");
   }
   fusefs_clone_range range{};
   const bool whole = arguments.range.empty();
   if (!whole && !parse_range(arguments.range, &range)) {
-    return fail("clone", "--range " + arguments.range + ": say FROM:LEN or FROM:LEN:TO",
-                kExitUsage);
+    return out.fail("--range " + arguments.range + ": say FROM:LEN or FROM:LEN:TO", kExitUsage);
   }
   struct stat existing {};
   const bool created = stat(arguments.target.c_str(), &existing) != 0 && errno == ENOENT;
   if (whole && !created && !arguments.force) {
-    return fail("clone", arguments.target + ": exists; give -f to replace its contents");
+    return out.fail(arguments.target + ": exists; give -f to replace its contents");
   }
   const OwnedFd target(open(arguments.target.c_str(),
                             O_RDWR | O_CREAT | O_CLOEXEC | (created ? O_EXCL : 0),
                             from.st_mode & 07777));
-  if (!target) return fail("clone", arguments.target + ": " + std::strerror(errno));
+  if (!target) return out.fail(arguments.target + ": " + std::strerror(errno));
   struct stat to {};
   int error = 0;
   if (fstat(target.get(), &to) != 0) error = errno;
   if (error == 0 && to.st_dev != from.st_dev) {
     if (created) unlink(arguments.target.c_str());
-    return fail("clone", arguments.source + " and " + arguments.target +
-                             ": not on the same mount, blocks cannot be shared; copy with: cp");
+    return out.fail(arguments.source + " and " + arguments.target +
+                    ": not on the same mount, blocks cannot be shared; copy with: cp");
   }
   // A whole clone has exactly the source's contents.
   if (error == 0 && whole && to.st_size > from.st_size && ftruncate(target.get(), 0) != 0) {
@@ -93,17 +93,14 @@ int run_clone(const CloneArguments& arguments) {
   if (error == 0 && ioctl(target.get(), FUSEFS_IOC_CLONE_RANGE, &range) != 0) error = errno;
   if (error != 0) {
     if (created) unlink(arguments.target.c_str());
-    return fail("clone", arguments.source + " to " + arguments.target + ": " + clone_error(error));
+    return out.fail(arguments.source + " to " + arguments.target + ": " + clone_error(error));
   }
-  if (arguments.json) {
-    Json data;
-    data["source"] = json_text(arguments.source);
-    data["target"] = json_text(arguments.target);
-    data["clone_bytes"] =
-        range.len != 0 ? range.len : static_cast<uint64_t>(from.st_size) - range.source_pos;
-    print_json("fusefs.clone", kExitOk, std::move(data));
-  }
-  return kExitOk;
+  Json data;
+  data["source"] = json_text(arguments.source);
+  data["target"] = json_text(arguments.target);
+  data["clone_bytes"] =
+      range.len != 0 ? range.len : static_cast<uint64_t>(from.st_size) - range.source_pos;
+  return out.done(std::move(data));
 }
 
 }  // namespace

@@ -65,27 +65,27 @@ bool holds_fusefs(int fd) {
 }
 
 // Opens or creates the file; `created` says which. Returns an exit code, kExitOk to go on.
-int prepare_file(const MkfsArguments& arguments, uint64_t size_bytes, bool* created) {
+int prepare_file(const MkfsArguments& arguments, uint64_t size_bytes, bool* created, Output& out) {
   struct stat st {};
   const bool there = stat(arguments.path.c_str(), &st) == 0;
   if (!there && errno != ENOENT) {
-    return fail("mkfs", arguments.path + ": " + std::strerror(errno));
+    return out.fail(arguments.path + ": " + std::strerror(errno));
   }
   if (!there && size_bytes == 0) {
-    return fail("mkfs", arguments.path + ": no such file; give --size to create it", kExitUsage);
+    return out.fail(arguments.path + ": no such file; give --size to create it", kExitUsage);
   }
   if (there && !S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)) {
-    return fail("mkfs", arguments.path + ": neither a regular file nor a block device", kExitUsage);
+    return out.fail(arguments.path + ": neither a regular file nor a block device", kExitUsage);
   }
   const int fd =
       open(arguments.path.c_str(), O_RDWR | O_CLOEXEC | (there ? 0 : O_CREAT | O_EXCL), 0600);
-  if (fd < 0) return fail("mkfs", arguments.path + ": " + std::strerror(errno));
+  if (fd < 0) return out.fail(arguments.path + ": " + std::strerror(errno));
   *created = !there;
   int exit_code = kExitOk;
   if (there && !arguments.force) {
     const std::string found = holds_fusefs(fd) ? "fusefs filesystem" : existing_content(fd);
     if (!found.empty()) {
-      exit_code = fail("mkfs", arguments.path + ": holds a " + found + "; give -f to overwrite it");
+      exit_code = out.fail(arguments.path + ": holds a " + found + "; give -f to overwrite it");
     }
   }
   // A file grows to the size asked for; it never shrinks, that would cut off somebody's data.
@@ -93,8 +93,8 @@ int prepare_file(const MkfsArguments& arguments, uint64_t size_bytes, bool* crea
       !there || (S_ISREG(st.st_mode) && static_cast<uint64_t>(st.st_size) < size_bytes);
   if (exit_code == kExitOk && !arguments.dry_run && size_bytes != 0 && grows &&
       ftruncate(fd, static_cast<off_t>(size_bytes)) != 0) {
-    exit_code = fail("mkfs", arguments.path + ": cannot be made " + human_bytes(size_bytes) +
-                                 " large: " + std::strerror(errno));
+    exit_code = out.fail(arguments.path + ": cannot be made " + human_bytes(size_bytes) +
+                         " large: " + std::strerror(errno));
   }
   close(fd);
   return exit_code;
@@ -118,38 +118,36 @@ Json geometry_json(const std::string& path, const Superblock& superblock) {
   return data;
 }
 
-int report(const MkfsArguments& arguments, const Superblock& superblock) {
+int report(const MkfsArguments& arguments, const Superblock& superblock, Output& out) {
   const Json data = geometry_json(arguments.path, superblock);
-  if (arguments.json) {
-    print_json("fusefs.mkfs", kExitOk, data);
-  } else if (!arguments.quiet) {
+  if (!arguments.json && !arguments.quiet) {
     for (const auto& [key, value] : data.items()) {
       std::printf("%s=%s\n", key.c_str(),
                   value.is_string() ? value.get<std::string>().c_str() : value.dump().c_str());
     }
   }
-  return kExitOk;
+  return out.done(data);
 }
 
-int format(const MkfsArguments& arguments, const FormatOptions& options) {
+int format(const MkfsArguments& arguments, const FormatOptions& options, Output& out) {
   std::string message;
   const std::unique_ptr<Image> image = Image::open(arguments.path, {}, &message);
-  if (!image) return fail("mkfs", message);
+  if (!image) return out.fail(message);
   VolumeFormatter formatter(image->device(), options);
   const Result<void> result = image->runner().run("format", [&] { return formatter.run(); });
   if (!result.ok()) {
     const uint64_t size = image->device().geometry().size_bytes;
     if (size < kVolumeBytesMin) {
-      return fail("mkfs", arguments.path + ": " + human_bytes(size) +
-                              " is too small; a volume has at least " +
-                              human_bytes(kVolumeBytesMin));
+      return out.fail(arguments.path + ": " + human_bytes(size) +
+                      " is too small; a volume has at least " + human_bytes(kVolumeBytesMin));
     }
-    return fail("mkfs", arguments.path + ": " + std::string(error_text(result.error())));
+    return out.fail(arguments.path + ": " + std::string(error_text(result.error())));
   }
-  return report(arguments, formatter.superblock());
+  return report(arguments, formatter.superblock(), out);
 }
 
 int run_mkfs(const MkfsArguments& arguments) {
+  Output out("mkfs", arguments.json);
   FormatOptions options;
   options.label = arguments.label;
   options.discard = !arguments.no_discard;
@@ -159,30 +157,29 @@ int run_mkfs(const MkfsArguments& arguments) {
   if (!arguments.size.empty()) {
     const Result<uint64_t> size = parse_size(arguments.size);
     if (!size.ok()) {
-      return fail("mkfs", "--size " + arguments.size + ": not a size; say 512M or 10G", kExitUsage);
+      return out.fail("--size " + arguments.size + ": not a size; say 512M or 10G", kExitUsage);
     }
     options.size_bytes = size.value();
     if (options.size_bytes < kVolumeBytesMin) {
-      return fail("mkfs",
-                  "--size " + arguments.size + ": too small; a volume has at least " +
-                      human_bytes(kVolumeBytesMin),
-                  kExitUsage);
+      return out.fail("--size " + arguments.size + ": too small; a volume has at least " +
+                          human_bytes(kVolumeBytesMin),
+                      kExitUsage);
     }
   }
   if (arguments.label.size() > kLabelBytesMax) {
-    return fail("mkfs", "-L: a label has at most " + std::to_string(kLabelBytesMax) + " bytes",
-                kExitUsage);
+    return out.fail("-L: a label has at most " + std::to_string(kLabelBytesMax) + " bytes",
+                    kExitUsage);
   }
   if (!arguments.uuid.empty()) {
     std::array<unsigned char, 16> uuid{};
     if (!parse_uuid(arguments.uuid, uuid.data())) {
-      return fail("mkfs", "-U " + arguments.uuid + ": not a UUID", kExitUsage);
+      return out.fail("-U " + arguments.uuid + ": not a UUID", kExitUsage);
     }
     options.uuid = uuid;
   }
   bool created = false;
-  int exit_code = prepare_file(arguments, options.size_bytes, &created);
-  if (exit_code == kExitOk && !arguments.dry_run) exit_code = format(arguments, options);
+  int exit_code = prepare_file(arguments, options.size_bytes, &created, out);
+  if (exit_code == kExitOk && !arguments.dry_run) exit_code = format(arguments, options, out);
   if ((exit_code != kExitOk || arguments.dry_run) && created) unlink(arguments.path.c_str());
   return exit_code;
 }

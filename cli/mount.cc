@@ -26,7 +26,7 @@ int run_mount(const MountArguments& arguments) {
   for (const std::string& list : arguments.options) {
     std::string message;
     if (!parse_mount_options(list, daemon.mount, &message).ok()) {
-      return fail("mount", message, fusefs::kExitUsage);
+      return Output("mount", false).fail(message, fusefs::kExitUsage);
     }
   }
   if (arguments.read_only) daemon.mount.read_only = true;

@@ -18,15 +18,15 @@ struct StatsArguments {
   double watch_seconds = 0;
 };
 
-int print_once(const StatsArguments& arguments, const Mounted& mounted) {
+int print_once(const StatsArguments& arguments, const Mounted& mounted, Output& out) {
   std::string message;
   const Result<std::string> text = read_stats(mounted, &message);
-  if (!text.ok()) return fail("stats", arguments.path + ": " + message);
+  if (!text.ok()) return out.fail(arguments.path + ": " + message);
   const Json document = Json::parse(text.value(), nullptr, false);
   if (document.is_discarded() || !document.contains("data")) {
-    return fail("stats", arguments.path +
-                             ": the daemon's answer is not JSON; is it of another"
-                             " version?");
+    return out.fail(arguments.path +
+                    ": the daemon's answer is not JSON; is it of another"
+                    " version?");
   }
   if (arguments.prometheus) {
     std::printf("%s", render_prometheus(document["data"], stats_schema()).c_str());
@@ -41,13 +41,14 @@ int print_once(const StatsArguments& arguments, const Mounted& mounted) {
 }
 
 int run_stats(const StatsArguments& arguments) {
+  Output out("stats", arguments.json);
   std::string message;
   const std::optional<Mounted> mounted = open_mounted(arguments.path, &message);
-  if (!mounted) return fail("stats", message);
-  int exit_code = print_once(arguments, *mounted);
+  if (!mounted) return out.fail(message);
+  int exit_code = print_once(arguments, *mounted, out);
   while (arguments.watch_seconds > 0 && exit_code == kExitOk) {
     usleep(static_cast<useconds_t>(arguments.watch_seconds * 1e6));
-    exit_code = print_once(arguments, *mounted);
+    exit_code = print_once(arguments, *mounted, out);
   }
   return exit_code;
 }

@@ -14,10 +14,33 @@ constexpr uint64_t kProgressEveryNs = kNsPerSecond / 5;
 
 }  // namespace
 
-int fail(std::string_view command, std::string_view message, int exit_code) {
-  std::fprintf(stderr, "fusefs %.*s: %.*s\n", static_cast<int>(command.size()), command.data(),
-               static_cast<int>(message.size()), message.data());
+void Output::say(MessageSeverity severity, std::string_view text) {
+  std::fprintf(stderr, "fusefs %s: %s%.*s\n", command_.c_str(),
+               severity == MessageSeverity::warning ? "warning: " : "",
+               static_cast<int>(text.size()), text.data());
+  messages_.push_back({severity, std::string(text)});
+}
+
+void Output::warn(std::string_view text) { say(MessageSeverity::warning, text); }
+
+void Output::complain(std::string_view text) { say(MessageSeverity::error, text); }
+
+int Output::fail(std::string_view text, int exit_code) {
+  complain(text);
+  return done(Json::object(), exit_code);
+}
+
+int Output::done(Json data, int exit_code) {
+  if (json_) {
+    const Json document = envelope(exit_code, std::move(data));
+    std::printf("%s\n", dump_json(document, JsonLayout::pretty).c_str());
+  }
   return exit_code;
+}
+
+Json Output::envelope(int exit_code, Json data) const {
+  return make_envelope({"fusefs." + command_, 1, 0}, SystemClock().wall(), exit_code, messages_,
+                       std::move(data));
 }
 
 std::string open_error_text(const std::string& path, Error error, const std::string& detail) {
@@ -62,12 +85,6 @@ std::unique_ptr<Image> Image::open(const std::string& path, const DeviceOptions&
   return image;
 }
 
-void print_json(std::string_view schema, int exit_code, Json data) {
-  const Json document =
-      make_envelope({schema, 1, 0}, SystemClock().wall(), exit_code, {}, std::move(data));
-  std::printf("%s\n", dump_json(document, JsonLayout::pretty).c_str());
-}
-
 Progress::Progress(std::string what, bool quiet)
     : what_(std::move(what)),
       active_(!quiet && isatty(STDERR_FILENO) == 1),
@@ -88,17 +105,6 @@ void Progress::show(uint64_t done, uint64_t total) {
   const double elapsed = static_cast<double>(now_ns - started_ns_) / 1e9;
   const double left = part > 0.01 ? elapsed / part - elapsed : 0.0;
   std::fprintf(stderr, "\r\033[K%s: %.0f %%, %.0f s left", what_.c_str(), part * 100, left);
-}
-
-std::string uuid_text(const unsigned char* uuid) {
-  static constexpr char kDigits[] = "0123456789abcdef";
-  std::string text;
-  for (size_t i = 0; i < 16; ++i) {
-    if (i == 4 || i == 6 || i == 8 || i == 10) text += '-';
-    text += kDigits[uuid[i] >> 4];
-    text += kDigits[uuid[i] & 15];
-  }
-  return text;
 }
 
 bool parse_uuid(const std::string& text, unsigned char* uuid) {

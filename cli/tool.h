@@ -1,6 +1,7 @@
 // What every subcommand uses: outcomes, an image opened for a tool, size arguments, progress.
 //
 // stdout has the result, as text or as one JSON document (--json); everything else goes to stderr.
+// With --json there is one document on stdout whatever happens: what stderr says is in it too.
 // A subcommand returns its exit code. Messages are one line: the thing, what is wrong, what to do.
 #pragma once
 
@@ -8,10 +9,12 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "core/io/run_sync.h"
 #include "core/io/uring_device.h"
 #include "core/stats/json.h"
+#include "core/volume/stats_collector.h"
 #include "core/volume/volume.h"
 
 namespace fusefs::cli {
@@ -21,8 +24,31 @@ inline constexpr int kExitOk = 0;
 inline constexpr int kExitFailed = 1;
 inline constexpr int kExitUsage = 2;
 
-// Prints "fusefs COMMAND: MESSAGE" on stderr; returns `exit_code`.
-int fail(std::string_view command, std::string_view message, int exit_code = kExitFailed);
+// What one run of a subcommand says to its caller.
+class Output {
+ public:
+  // `command` is the subcommand's name, and that of its JSON schema behind "fusefs.".
+  Output(std::string command, bool json) : command_(std::move(command)), json_(json) {}
+
+  bool json() const { return json_; }
+  // "fusefs COMMAND: warning: TEXT" on stderr.
+  void warn(std::string_view text);
+  // "fusefs COMMAND: TEXT" on stderr. The end of the run: returns `exit_code`.
+  int fail(std::string_view text, int exit_code = kExitFailed);
+  // The result, for --json only. The end of the run: returns `exit_code`.
+  int done(Json data, int exit_code = kExitOk);
+  // For a document that is printed in pieces: everything but its data.
+  Json envelope(int exit_code, Json data) const;
+  // The line of fail() without its end: the document is already on its way.
+  void complain(std::string_view text);
+
+ private:
+  void say(MessageSeverity severity, std::string_view text);
+
+  const std::string command_;
+  const bool json_;
+  std::vector<Message> messages_;
+};
 
 // A sentence for a volume that cannot be opened: what it is, and what to do about it.
 std::string open_error_text(const std::string& path, Error error, const std::string& detail);
@@ -51,9 +77,6 @@ class Image {
   std::unique_ptr<SyncRunner> runner_;
 };
 
-// Prints the one JSON document of a subcommand on stdout, in the common envelope (docs/STATS.md).
-void print_json(std::string_view schema, int exit_code, Json data);
-
 // One line on a terminal, rewritten: "check: 42 % ...". Silent where stderr is not one.
 class Progress {
  public:
@@ -69,7 +92,6 @@ class Progress {
   bool printed_ = false;
 };
 
-std::string uuid_text(const unsigned char* uuid);
 // False when `text` is no UUID.
 bool parse_uuid(const std::string& text, unsigned char* uuid);
 // "1.5 GiB"

@@ -20,30 +20,29 @@ struct TrimArguments {
 };
 
 int run_trim(const TrimArguments& arguments) {
+  Output out("trim", arguments.json);
   std::string message;
   const std::optional<Mounted> mounted = open_mounted(arguments.directory, &message);
-  if (!mounted) return fail("trim", message);
+  if (!mounted) return out.fail(message);
   fstrim_range range{};
   range.len = ~0ull;
   if (!arguments.minimum.empty()) {
     const Result<uint64_t> minimum = parse_size(arguments.minimum);
     if (!minimum.ok())
-      return fail("trim", "--minimum " + arguments.minimum + ": not a size", kExitUsage);
+      return out.fail("--minimum " + arguments.minimum + ": not a size", kExitUsage);
     range.minlen = minimum.value();
   }
   if (ioctl(mounted->fd.get(), FITRIM, &range) != 0) {
     const bool unsupported = errno == EOPNOTSUPP;
-    return fail("trim", arguments.directory + ": " +
-                            (unsupported ? "its device cannot discard" : std::strerror(errno)));
+    return out.fail(arguments.directory + ": " +
+                    (unsupported ? "its device cannot discard" : std::strerror(errno)));
   }
-  if (arguments.json) {
-    Json data;
-    data["trimmed_bytes"] = static_cast<uint64_t>(range.len);
-    print_json("fusefs.trim", kExitOk, std::move(data));
-  } else {
+  if (!arguments.json) {
     std::printf("%s: %s trimmed\n", arguments.directory.c_str(), human_bytes(range.len).c_str());
   }
-  return kExitOk;
+  Json data;
+  data["trimmed_bytes"] = static_cast<uint64_t>(range.len);
+  return out.done(std::move(data));
 }
 
 }  // namespace

@@ -13,6 +13,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <nlohmann/json.hpp>
 
 #include "cli/mounted.h"
 #include "cli/tool.h"
@@ -23,6 +24,7 @@ namespace {
 struct UmountArguments {
   std::string directory;
   bool lazy = false;
+  bool json = false;
 };
 
 int run_fusermount(const UmountArguments& arguments) {
@@ -55,10 +57,11 @@ void wait_for_daemon(int pidfd, const std::string& source) {
 }
 
 int run_umount(const UmountArguments& arguments) {
+  Output out("umount", arguments.json);
   std::string message;
   std::optional<Mounted> mounted = open_mounted(arguments.directory, &message);
   const bool dead = !mounted && errno == ENOTCONN;
-  if (!mounted && !dead) return fail("umount", message);
+  if (!mounted && !dead) return out.fail(message);
   OwnedFd pidfd;
   std::string source;
   if (mounted) {
@@ -68,16 +71,19 @@ int run_umount(const UmountArguments& arguments) {
   }
   if (geteuid() == 0) {
     if (umount2(arguments.directory.c_str(), arguments.lazy ? MNT_DETACH : 0) != 0) {
-      return fail(
-          "umount",
+      return out.fail(
           arguments.directory + ": " + std::strerror(errno) +
-              (errno == EBUSY ? "; see who uses it with: fuser -vm " + arguments.directory : ""));
+          (errno == EBUSY ? "; see who uses it with: fuser -vm " + arguments.directory : ""));
     }
   } else if (const int status = run_fusermount(arguments); status != 0) {
-    return kExitFailed;
+    return out.fail(arguments.directory + ": not unmounted: fusermount3 refused");
   }
   if (!dead && !arguments.lazy) wait_for_daemon(pidfd.get(), source);
-  return kExitOk;
+  Json data;
+  data["directory"] = json_text(arguments.directory);
+  data["source"] = source.empty() ? Json(nullptr) : json_text(source);
+  data["waited"] = !dead && !arguments.lazy;
+  return out.done(std::move(data));
 }
 
 }  // namespace
@@ -89,6 +95,7 @@ void add_umount(CLI::App& app, int& exit_code) {
   command->add_option("DIR", arguments->directory, "Where it is mounted")->required();
   command->add_flag("-l,--lazy", arguments->lazy,
                     "Detach now, finish when nobody uses it any more; does not wait");
+  command->add_flag("--json", arguments->json, "Print one JSON document");
   command->callback([arguments, &exit_code] { exit_code = run_umount(*arguments); });
 }
 

@@ -1,11 +1,12 @@
-// The scan itself: superblock, journal, tree nodes depth first with reads ahead, then the pages of
-// the allocator.
+// The scan itself: superblock, journal, tree nodes, then the pages of the allocator with reads
+// ahead.
 #include <deque>
 
 #include "core/base/check.h"
 #include "core/journal/journal_reader.h"
 #include "core/tree/superblock_io.h"
 #include "core/volume/check_impl.h"
+#include "core/volume/node_walk.h"
 
 namespace fusefs {
 namespace {
@@ -25,7 +26,7 @@ constexpr FindingKindRow kKinds[] = {
     {"journal_damaged", false},
 };
 
-// Reads under way ahead of the node that is being checked, and of the page.
+// Reads under way ahead of the page that is being checked.
 constexpr size_t kReadAhead = 32;
 
 // One read with its buffer.
@@ -40,18 +41,6 @@ Reading start_read(BlockDevice& device, uint64_t block, uint64_t bytes) {
                 reading.ticket);
   return reading;
 }
-
-// The children of one interior node, read a little ahead.
-struct Level {
-  struct Child {
-    ChildPointer pointer;
-    Key low;
-  };
-  std::vector<Child> children;
-  uint32_t level = 0;  // of the children
-  size_t next = 0;
-  std::deque<Reading> reading;  // children[next], children[next + 1], ...
-};
 
 }  // namespace
 
@@ -77,9 +66,7 @@ class CheckScan::Impl {
   Attempt<void> read_superblock();
   Attempt<void> read_journal();
   Attempt<void> read_tree();
-  void enter_root();
-  void check_node(Bytes node, const Level::Child& child, uint32_t level);
-  void node_damaged(const Level::Child& child, const char* what);
+  void check_node(const WalkedNode& node);
   Attempt<void> read_space();
   void check_summary(uint64_t page, ConstBytes bytes);
   void check_group(uint64_t group, const GroupSummary& summary, ConstBytes page);
@@ -99,8 +86,7 @@ class CheckScan::Impl {
   std::unique_ptr<JournalReader> journal_;
   CheckedTree tree_;
   std::unique_ptr<ItemChecker> items_;
-  std::vector<std::unique_ptr<Level>> levels_;
-  bool entered_ = false;
+  std::optional<NodeWalk> walk_;
   // Space.
   std::vector<std::unique_ptr<Bitmap>> groups_;
   std::vector<GroupSummary> summaries_;
@@ -182,84 +168,33 @@ Attempt<void> CheckScan::Impl::read_journal() {
   return {};
 }
 
-void CheckScan::Impl::enter_root() {
-  entered_ = true;
-  if (sb().tree_root_generation == 0) return;
-  auto level = std::make_unique<Level>();
-  level->level = kTreeLevelsMax;  // whatever the root says
-  level->children.push_back({{sb().tree_root, sb().tree_root_generation}, Key{}});
-  levels_.push_back(std::move(level));
-}
-
 Attempt<void> CheckScan::Impl::read_tree() {
-  if (!entered_) enter_root();
-  while (!levels_.empty()) {
-    Level& level = *levels_.back();
-    if (level.next == level.children.size()) {
-      levels_.pop_back();
-      continue;
-    }
-    while (level.reading.size() < kReadAhead &&
-           level.next + level.reading.size() < level.children.size()) {
-      const Level::Child& child = level.children[level.next + level.reading.size()];
-      level.reading.push_back(start_read(device_, child.pointer.block, kNodeBytes));
-    }
-    Reading& reading = level.reading.front();
-    const Attempt<void> read = reading.ticket->wait();
-    if (read.must_restart()) return read;
-    const Level::Child child = level.children[level.next++];
-    const uint32_t at_level = level.level;
-    AlignedBuffer node = std::move(reading.buffer);
-    level.reading.pop_front();
-    if (read.failed()) {
-      node_damaged(child, "cannot be read");
-    } else {
-      check_node(node.bytes(), child, at_level);
-    }
+  if (!walk_) walk_.emplace(device_, sb());
+  while (true) {
+    const Attempt<const WalkedNode*> node = walk_->current();
+    if (!node.ok()) return Unfinished(node);
+    if (node.value() == nullptr) break;
+    check_node(*node.value());
+    walk_->advance();
     advance(++report_.counts.node_count, sb().tree_node_count);
   }
   items_->end();
   return {};
 }
 
-void CheckScan::Impl::node_damaged(const Level::Child& child, const char* what) {
-  tree_.damaged = true;
-  findings_.add(FindingKind::node_damaged,
-                "tree node at block " + std::to_string(child.pointer.block.get()) + " " + what);
-}
-
-void CheckScan::Impl::check_node(Bytes node, const Level::Child& child, uint32_t level) {
-  const BlockNo at(child.pointer.block);
-  const bool inside = at.value() >= sb().data_first && at.value() + kNodeBlocks <= sb().block_count;
-  if (!inside || !node_verifies(node, at, child.pointer.generation, sb().checksum_seed)) {
-    return node_damaged(child, "does not verify");
-  }
-  const NodeHeader& header = view_as<NodeHeader>(ConstBytes(node));
-  if (level != kTreeLevelsMax && header.level != level) {
-    return node_damaged(child, "is of the wrong level");
-  }
-  tree_.nodes.push_back(block_range(at, BlockCount(kNodeBlocks)));
-  const auto* slots = reinterpret_cast<const NodeSlot*>(node.data() + sizeof(NodeHeader));
-  if (slots[0].key.key() < child.low) return node_damaged(child, "holds keys of its neighbour");
-  if (header.level == 0) {
-    for (uint32_t i = 0; i < header.count; ++i) {
-      items_->item(slots[i].key.key(),
-                   ConstBytes(node).subspan(slots[i].value_first, slots[i].value_len));
-    }
+void CheckScan::Impl::check_node(const WalkedNode& node) {
+  const BlockNo at(node.pointer.block);
+  if (node.damage != nullptr) {
+    tree_.damaged = true;
+    findings_.add(FindingKind::node_damaged,
+                  "tree node at block " + std::to_string(at.value()) + " " + node.damage);
     return;
   }
-  auto below = std::make_unique<Level>();
-  below->level = header.level - 1u;
-  for (uint32_t i = 0; i < header.count; ++i) {
-    const ChildPointer& pointer =
-        view_as<ChildPointer>(ConstBytes(node).subspan(slots[i].value_first));
-    if (pointer.block < sb().data_first || pointer.block + kNodeBlocks > sb().block_count) {
-      node_damaged({pointer, slots[i].key.key()}, "lies outside the data area");
-      continue;
-    }
-    below->children.push_back({pointer, slots[i].key.key()});
+  tree_.nodes.push_back(block_range(at, BlockCount(kNodeBlocks)));
+  if (node.header().level != 0) return;
+  for (uint32_t i = 0; i < node.header().count; ++i) {
+    items_->item(node.slot(i).key.key(), node.value(i));
   }
-  levels_.push_back(std::move(below));
 }
 
 // ---- the allocator's pages ----
