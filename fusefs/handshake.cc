@@ -22,7 +22,7 @@ constexpr uint64_t kWishes =
     FUSE_HAS_IOCTL_DIR | FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO | FUSE_ASYNC_DIO |
     FUSE_PARALLEL_DIROPS | FUSE_POSIX_ACL | FUSE_MAX_PAGES | FUSE_CACHE_SYMLINKS |
     FUSE_NO_OPENDIR_SUPPORT | FUSE_EXPLICIT_INVAL_DATA | FUSE_HANDLE_KILLPRIV_V2 |
-    FUSE_SETXATTR_EXT | FUSE_INIT_EXT | wire::kInitDirectIoAllowMmap | wire::kInitAllowIdmap;
+    FUSE_SETXATTR_EXT | FUSE_INIT_EXT | wire::kInitDirectIoAllowMmap;
 
 uint64_t offered_flags(const fuse_init_in& offer) {
   uint64_t flags = offer.flags;
@@ -69,8 +69,7 @@ KernelFacts facts_of(const fuse_init_in& offer, const fuse_init_out& answer,
   facts.posix_acl = has(FUSE_POSIX_ACL);
   facts.setxattr_ext = has(FUSE_SETXATTR_EXT);
   facts.export_support = has(FUSE_EXPORT_SUPPORT);
-  facts.create_supp_group = has(wire::kInitCreateSuppGroup);
-  facts.allow_idmap = has(wire::kInitAllowIdmap);
+
   facts.syncfs = options.fuseblk;
   facts.statx = offer.minor >= 39;
   facts.tmpfile = offer.minor >= 37;

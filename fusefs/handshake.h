@@ -19,6 +19,8 @@
 //   FUSE_FLOCK_LOCKS, FUSE_POSIX_LOCKS   the kernel's own are right on a single machine
 //   FUSE_SPLICE_*          the bytes are in our memory already
 //   FUSE_SECURITY_CTX      no security module's labels at creation
+//   FUSE_ALLOW_IDMAP       requests that create nothing then come without the caller's uid, which
+//                          ioctl, listxattr and fallocate need (seen on Linux 6.18)
 //
 // FUSE_ASYNC_DIO is asked for: without it libaio runs one request at a time. What it leaves stale
 // in Linux before 7.2 is repaired write by write (ops_data.cc).

@@ -20,9 +20,8 @@ inline constexpr uint32_t kOpCopyFileRange64 = 53;
 inline constexpr uint32_t kOpcodeEnd = 54;  // of those that are known
 
 // INIT flags, bit numbers as in the kernel; from 32 up they travel in flags2.
-inline constexpr uint64_t kInitCreateSuppGroup = 1ull << 34;
+
 inline constexpr uint64_t kInitDirectIoAllowMmap = 1ull << 36;
-inline constexpr uint64_t kInitAllowIdmap = 1ull << 40;
 
 // libfuse and the kernel agree on this version as the newest whose requests we decode.
 inline constexpr uint32_t kMinorMax = 45;
