@@ -131,15 +131,19 @@ void Tree::Impl::drop(Node& node) {
 
 // ---- Put ----
 
+bool Tree::Impl::put_in_hinted_leaf(const Key& key, ConstBytes value) {
+  const LeafHint* hint = hint_for(key);
+  if (hint == nullptr || !hint->leaf->dirty()) return false;
+  NodePage page = hint->leaf->page();
+  const uint32_t slot = page.lower_bound(key);
+  if (page.holds(slot, key)) return page.replace(slot, value);
+  // In front of a leaf's first item, the separators above it may have to be lowered.
+  return slot > 0 && page.insert(slot, key, value);
+}
+
 void Tree::Impl::put(const Key& key, ConstBytes value) {
   CHECK(value.size() <= kItemValueBytesMax);
-  if (LeafHint* hint = hint_for(key); hint != nullptr && hint->leaf->dirty()) {
-    NodePage page = hint->leaf->page();
-    const uint32_t slot = page.lower_bound(key);
-    const bool fits =
-        page.holds(slot, key) ? page.replace(slot, value) : page.insert(slot, key, value);
-    if (fits) return;
-  }
+  if (put_in_hinted_leaf(key, value)) return;
   if (!has_root()) {
     Node& leaf = cache.create(0);
     leaf.page().insert(0, key, value);

@@ -77,6 +77,8 @@ class Tree::Impl {
  private:
   LeafHint* hint_for(const Key& key);
 
+  // The common case of put(): false, and nothing has changed, when it is not that.
+  bool put_in_hinted_leaf(const Key& key, ConstBytes value);
   // Reads the cached path to `key`; false: not all of it is cached.
   bool cached_path(const Key& key, Path& path);
   // Makes the nodes of the path dirty, from the root on.
