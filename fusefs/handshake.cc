@@ -200,6 +200,7 @@ void choose_library_features(void* userdata, fuse_conn_info* connection) {
   answer.max_readahead = connection->max_readahead;
   answer.max_pages = static_cast<uint16_t>(connection->max_write / kBlockBytes);
   answer.max_background = static_cast<uint16_t>(connection->max_background);
+  answer.congestion_threshold = static_cast<uint16_t>(connection->max_background * 3 / 4);
   t_library_answer = answer;
 }
 

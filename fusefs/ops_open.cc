@@ -60,7 +60,9 @@ Attempt<void> open_existing(FuseOperation& op, OpenStash& stash) {
   const Result<void> allowed = check_open(inode->attr, flags);
   if (!allowed.ok()) return allowed.error();
   if ((flags & O_TRUNC) != 0 && !stash.truncated) {
-    const bool kill_suid = (in.open_flags & FUSE_OPEN_KILL_SUIDGID) != 0;
+    // Without HANDLE_KILLPRIV_V2 the kernel leaves an O_TRUNC that it hands on to us as it is.
+    const bool told = op.server().kernel().killpriv_v2;
+    const bool kill_suid = told ? (in.open_flags & FUSE_OPEN_KILL_SUIDGID) != 0 : !op.from_root();
     COMMIT_OK(set_size(volume.files(), *inode, 0, kill_suid, stash.shape));
     stash.truncated = true;
   }

@@ -105,10 +105,12 @@ Result<void> check_system(std::string* message) {
   const int fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
   if (fd < 0) {
     const int reason = errno;
-    *message = reason == EACCES || reason == EPERM
-                   ? "/dev/fuse: permission denied; in a container pass --device /dev/fuse"
-                   : "/dev/fuse: not available; load the fuse module (modprobe fuse), or in a "
-                     "container pass --device /dev/fuse";
+    *message =
+        reason == EACCES || reason == EPERM
+            ? "/dev/fuse: permission denied; users need read and write access to it (mode 0666), a "
+              "container needs --device /dev/fuse"
+            : "/dev/fuse: not available; load the fuse module (modprobe fuse), or in a "
+              "container pass --device /dev/fuse";
     return reason == EACCES || reason == EPERM ? Error::not_permitted : Error::not_supported;
   }
   close(fd);
