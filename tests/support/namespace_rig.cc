@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "core/volume/check.h"
 #include "tests/support/sim_volume.h"
 
 namespace fusefs {
@@ -49,6 +50,10 @@ SimVolume& NamespaceRig::volume() { return mounted_->volume; }
 
 void NamespaceRig::remount() {
   SimImage image = mounted_->volume.unmount();
+  CheckScan scan(world().device());
+  CHECK(world().run([&scan] { return scan.run(); }).ok());
+  const CheckReport& report = scan.report();
+  CHECK_MSG(report.ok(), report.findings.front().text.c_str());
   mounted_ = std::make_unique<Mounted>(options_, std::move(image));
 }
 

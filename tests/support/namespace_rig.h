@@ -39,7 +39,7 @@ class NamespaceRig {
   SimWorld& world();
   SimVolume& volume();
 
-  // Unmounts cleanly, and mounts.
+  // Unmounts cleanly, has the checker look at what is on the device, and mounts.
   void remount();
   // Makes what was committed durable, cuts the power, and mounts.
   void crash();
