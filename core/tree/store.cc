@@ -125,9 +125,7 @@ Attempt<void> Store::Impl::prepare_nodes(uint64_t new_dirty) {
   if (new_dirty == 0) return {};
   const uint64_t in_use = tree->dirty_count() + tree->frozen_count();
   const uint64_t limit = node_limit();
-  // Who waits already must not be overtaken for ever by those who need less.
-  const bool others_wait = room_made_.has_waiters() && in_use * 2 > limit;
-  if (in_use + new_dirty <= limit && !others_wait) return {};
+  if (in_use + new_dirty <= limit) return {};
   // The estimate is about twice of what it turns out to be.
   if (in_use == 0 && new_dirty <= 2 * limit) return {};
   if (in_use == 0) return Error::no_space;

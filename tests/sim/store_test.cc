@@ -290,7 +290,7 @@ TEST_CASE("a transaction that needs many nodes is not kept out for ever by small
   for (uint64_t i = 0; i < 4000; ++i) REQUIRE(rig.put(numbered(i), StoreValue(1000)).ok());
   bool stop = false;
   uint64_t small_count = 0;
-  for (uint64_t writer = 0; writer < 40; ++writer) {
+  for (uint64_t writer = 0; writer < 200; ++writer) {
     auto pins = std::make_shared<NodePins>();
     auto random = std::make_shared<Random>(writer);
     rig.world().spawn([&, pins, random]() -> Attempt<void> {
@@ -310,11 +310,10 @@ TEST_CASE("a transaction that needs many nodes is not kept out for ever by small
   REQUIRE(rig.world().run_until([&] { return small_count > 2000; }));
   const uint64_t before = small_count;
   REQUIRE(rig.transact([&](Transaction& txn) -> Attempt<void> {
-               for (uint64_t i = 0; i < 20; ++i) txn.put(numbered(200 * i), StoreValue(1200));
+               for (uint64_t i = 0; i < 24; ++i) txn.put(numbered(160 * i), StoreValue(1200));
                return {};
              })
               .ok());
-  MESSAGE("small: ", small_count - before);
   CHECK(small_count - before < 2000);
   stop = true;
   REQUIRE(rig.world().run_until_idle());
