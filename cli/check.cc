@@ -1,16 +1,22 @@
 // fusefs check: scan, repair, scan again; exit codes of fsck(8).
 //
+//   0. -p leaves a volume alone that was unmounted and met no error, and only replays the journal
+//      of one that met none: the journal is there so that booting needs no scan. -f scans anyway.
 //   1. scan of the checkpoint, repair of bitmaps (they must be right before anything is allocated)
 //   2. with repairs allowed: mount (journal, orphans), unmount
-//   3. scan, repairs in the mounted volume, scan
+//   3. scan, repairs in the mounted volume, scan; again as long as that mends something
+//
+// With a damaged tree node nothing is repaired: what was below it is missing, and would be taken
+// for free space.
 #include "core/volume/check.h"
 
-#include <sys/stat.h>
-
+#include <algorithm>
+#include <cinttypes>
 #include <nlohmann/json.hpp>
 
 #include "cli/tool.h"
 #include "core/stats/json.h"
+#include "core/tree/superblock_io.h"
 
 namespace fusefs::cli {
 namespace {
@@ -19,6 +25,8 @@ constexpr int kFsckOk = 0;
 constexpr int kFsckCorrected = 1;
 constexpr int kFsckUncorrected = 4;
 constexpr int kFsckOperational = 8;
+// Nodes and groups between two lines of progress.
+constexpr uint64_t kFsckProgressEvery = 256;
 
 struct CheckArguments {
   std::string path;
@@ -26,17 +34,20 @@ struct CheckArguments {
   bool yes = false;
   bool preen = false;
   bool force = false;
-  bool verbose = false;
+  bool ignored = false;  // what fsck(8) and its callers pass and has no meaning here
   bool quiet = false;
   bool json = false;
   int progress_fd = -1;
 };
 
 struct Outcome {
-  CheckReport report;
+  CheckReport report;          // of the last scan
+  std::vector<Finding> fixed;  // by repairs before it
+  bool scanned = false;
+  bool was_clean = true;
+  bool had_errors = false;
+  uint64_t journal_transactions = 0;  // when the check began
   bool replayed = false;
-  bool repaired = false;    // something was changed
-  bool unfinished = false;  // something could not be
 };
 
 class Checker {
@@ -44,51 +55,71 @@ class Checker {
   Checker(const CheckArguments& arguments, Image& image) : arguments_(arguments), image_(image) {}
 
   Result<void> run(Outcome& outcome) {
-    TRY_OK(scan(outcome.report));
+    TRY(const FoundSuperblock found, image_.runner().run("superblock", [this] {
+      return read_superblocks(image_.device(), superblocks_);
+    }));
+    outcome.report.superblock = found.superblock;
+    outcome.was_clean = (found.superblock.flags & kVolumeClean) != 0;
+    outcome.had_errors = (found.superblock.flags & kVolumeHasErrors) != 0;
+    if (arguments_.preen && !arguments_.force && !outcome.had_errors) {
+      return outcome.was_clean ? Result<void>() : replay(outcome);
+    }
+    TRY_OK(scan(outcome));
+    outcome.journal_transactions = outcome.report.counts.journal_transactions;
     if (arguments_.no_changes) return {};
-    // A preening check at boot leaves a clean volume alone: that is what the journal is for.
     if (!outcome.report.clean || !outcome.report.ok()) TRY_OK(repair(outcome));
+    if (outcome.had_errors && outcome.report.ok()) {
+      return image_.runner().run("mark", [this] { return scan_->clear_error_mark(); });
+    }
     return {};
   }
 
   const std::string& detail() const { return detail_; }
 
  private:
-  Result<void> scan(CheckReport& report) {
+  Result<void> scan(Outcome& outcome) {
     Progress progress("fusefs check", arguments_.quiet);
-    scan_ = std::make_unique<CheckScan>(
-        image_.device(), [&](const CheckProgress& at) { progress.show(at.done, at.total); });
+    scan_ = std::make_unique<CheckScan>(image_.device(), [&](const CheckProgress& at) {
+      progress.show(at.done, at.total);
+      report_to_fsck(at);
+    });
     const Result<void> scanned = image_.runner().run("scan", [&] { return scan_->run(); });
-    report = scan_->report();
+    outcome.report = scan_->report();
+    outcome.scanned = true;
     return scanned;
   }
 
+  // What fsck(8) reads from the descriptor that it gives with -C.
+  void report_to_fsck(const CheckProgress& at) {
+    if (arguments_.progress_fd < 0 || at.done % kFsckProgressEvery != 0) return;
+    dprintf(arguments_.progress_fd, "1 %llu %llu %s\n", static_cast<unsigned long long>(at.done),
+            static_cast<unsigned long long>(at.total), arguments_.path.c_str());
+  }
+
+  Result<void> replay(Outcome& outcome) {
+    outcome.replayed = true;
+    return with_volume([](Volume&) { return Result<void>(); });
+  }
+
   Result<void> repair(Outcome& outcome) {
-    std::vector<Finding> fixed;
-    const bool damaged = count_of(outcome.report, FindingKind::node_damaged) != 0;
-    if (damaged) {  // what is missing from the tree must not be freed by mistake
-      outcome.unfinished = true;
-      return {};
-    }
+    if (has_finding(outcome.report, FindingKind::node_damaged)) return {};
     if (has_space_findings(outcome.report)) {
       TRY_OK(image_.runner().run("repair", [&] { return scan_->repair_space(); }));
-      collect(scan_->report(), fixed);
+      collect(scan_->report(), outcome.fixed);
     }
-    outcome.replayed = !outcome.report.clean;
-    TRY_OK(with_volume([](Volume&) { return Result<void>(); }));
-    TRY_OK(scan(outcome.report));
-    if (has_tree_findings(outcome.report)) {
+    if (!outcome.report.clean) TRY_OK(replay(outcome));
+    TRY_OK(scan(outcome));
+    // Only so many findings are listed, and a repair may bring others to light.
+    uint64_t before = outcome.report.findings_count + 1;
+    while (has_tree_findings(outcome.report) && outcome.report.findings_count < before) {
+      before = outcome.report.findings_count;
       TRY_OK(with_volume([&](Volume& volume) {
         CheckRepair repair(volume, outcome.report);
         return image_.runner().run("repair", [&] { return repair.run(); });
       }));
-      collect(outcome.report, fixed);
-      TRY_OK(scan(outcome.report));
+      collect(outcome.report, outcome.fixed);
+      TRY_OK(scan(outcome));
     }
-    outcome.repaired = !fixed.empty() || outcome.replayed;
-    outcome.unfinished = !outcome.report.ok();
-    outcome.report.findings.insert(outcome.report.findings.begin(), fixed.begin(), fixed.end());
-    outcome.report.findings_count += fixed.size();
     return {};
   }
 
@@ -104,10 +135,9 @@ class Checker {
     return result;
   }
 
-  static size_t count_of(const CheckReport& report, FindingKind kind) {
-    size_t count = 0;
-    for (const Finding& finding : report.findings) count += finding.kind == kind;
-    return count;
+  static bool has_finding(const CheckReport& report, FindingKind kind) {
+    return std::any_of(report.findings.begin(), report.findings.end(),
+                       [&](const Finding& finding) { return finding.kind == kind; });
   }
   static bool has_space_findings(const CheckReport& report) {
     for (const Finding& finding : report.findings) {
@@ -130,67 +160,78 @@ class Checker {
 
   const CheckArguments& arguments_;
   Image& image_;
+  SuperblockStash superblocks_;
   std::unique_ptr<CheckScan> scan_;
   std::string detail_;
 };
 
-int exit_code_of(const Outcome& outcome, bool no_changes) {
-  if (outcome.unfinished || (no_changes && !outcome.report.ok())) return kFsckUncorrected;
-  if (outcome.repaired && outcome.report.findings_count > 0) return kFsckCorrected;
-  return kFsckOk;
+int exit_code_of(const Outcome& outcome) {
+  if (!outcome.report.ok()) return kFsckUncorrected;
+  return outcome.fixed.empty() ? kFsckOk : kFsckCorrected;
 }
 
 Json to_json(const Outcome& outcome) {
   const CheckReport& report = outcome.report;
   Json data;
   data["uuid"] = uuid_text(report.superblock.uuid);
-  data["clean"] = report.clean;
+  data["was_clean"] = outcome.was_clean;
+  data["had_errors"] = outcome.had_errors;
   data["journal_replayed"] = outcome.replayed;
-  data["journal_transaction_count"] = report.counts.journal_transactions;
-  data["node_count"] = report.counts.node_count;
-  data["item_count"] = report.counts.item_count;
-  data["inode_count"] = report.counts.inode_count;
-  data["directory_count"] = report.counts.directory_count;
-  data["entry_count"] = report.counts.entry_count;
-  data["extent_count"] = report.counts.extent_count;
-  data["orphan_count"] = report.counts.orphan_count;
-  data["allocated_bytes"] = report.counts.allocated_blocks * kBlockBytes;
-  data["shared_bytes"] = report.counts.shared_blocks * kBlockBytes;
-  data["findings_count"] = report.findings_count;
+  data["scanned"] = outcome.scanned;
+  if (outcome.scanned) {
+    data["journal_transaction_count"] = outcome.journal_transactions;
+    data["node_count"] = report.counts.node_count;
+    data["item_count"] = report.counts.item_count;
+    data["inode_count"] = report.counts.inode_count;
+    data["directory_count"] = report.counts.directory_count;
+    data["entry_count"] = report.counts.entry_count;
+    data["extent_count"] = report.counts.extent_count;
+    data["orphan_count"] = report.counts.orphan_count;
+    data["allocated_bytes"] = report.counts.allocated_blocks * kBlockBytes;
+    data["shared_bytes"] = report.counts.shared_blocks * kBlockBytes;
+  }
+  data["repaired_count"] = outcome.fixed.size();
+  data["findings_count"] = outcome.fixed.size() + report.findings_count;
   data["findings"] = Json::array();
-  for (const Finding& finding : report.findings) {
-    data["findings"].push_back({{"kind", std::string(finding_kind_name(finding.kind))},
-                                {"text", json_text(finding.text)},
-                                {"repaired", finding.repaired}});
+  for (const std::vector<Finding>* list : {&outcome.fixed, &report.findings}) {
+    for (const Finding& finding : *list) {
+      data["findings"].push_back({{"kind", std::string(finding_kind_name(finding.kind))},
+                                  {"text", json_text(finding.text)},
+                                  {"repaired", finding.repaired}});
+    }
   }
   return data;
 }
 
-void print_text(const CheckArguments& arguments, const Outcome& outcome) {
+void print_findings(const Outcome& outcome) {
+  for (const Finding& finding : outcome.fixed) std::printf("%s: repaired\n", finding.text.c_str());
   const CheckReport& report = outcome.report;
-  for (const Finding& finding : report.findings) {
-    std::printf("%s%s\n", finding.text.c_str(), finding.repaired ? ": repaired" : "");
-  }
+  for (const Finding& finding : report.findings) std::printf("%s\n", finding.text.c_str());
   if (report.findings_count > report.findings.size()) {
-    std::printf("... and %llu more\n",
-                static_cast<unsigned long long>(report.findings_count - report.findings.size()));
+    std::printf("... and %" PRIu64 " more\n", report.findings_count - report.findings.size());
   }
+}
+
+void print_text(const CheckArguments& arguments, const Outcome& outcome) {
+  print_findings(outcome);
   if (arguments.quiet) return;
-  if (!report.clean && arguments.no_changes) {
-    std::printf(
-        "%s: was not unmounted; %llu transactions are in its journal, replayed by the next"
-        " mount\n",
-        arguments.path.c_str(),
-        static_cast<unsigned long long>(report.counts.journal_transactions));
+  const char* path = arguments.path.c_str();
+  if (!outcome.was_clean) {
+    std::printf("%s: was not unmounted; its journal %s\n", path,
+                outcome.replayed ? "has been replayed" : "is replayed by the next mount");
   }
-  std::printf(
-      "%s: %s, %llu files in %llu directories, %s allocated, %s of it shared\n",
-      arguments.path.c_str(),
-      report.ok() ? "clean" : (outcome.unfinished || arguments.no_changes ? "DAMAGED" : "repaired"),
-      static_cast<unsigned long long>(report.counts.inode_count - report.counts.directory_count),
-      static_cast<unsigned long long>(report.counts.directory_count),
-      human_bytes(report.counts.allocated_blocks * kBlockBytes).c_str(),
-      human_bytes(report.counts.shared_blocks * kBlockBytes).c_str());
+  if (!outcome.scanned) {
+    std::printf("%s: clean, not scanned (-f does)\n", path);
+    return;
+  }
+  const CheckReport& report = outcome.report;
+  const char* verdict = !report.ok() ? "DAMAGED" : outcome.fixed.empty() ? "clean" : "repaired";
+  std::printf("%s: %s, %" PRIu64 " files in %" PRIu64
+              " directories, %s allocated, %s of it shared\n",
+              path, verdict, report.counts.inode_count - report.counts.directory_count,
+              report.counts.directory_count,
+              human_bytes(report.counts.allocated_blocks * kBlockBytes).c_str(),
+              human_bytes(report.counts.shared_blocks * kBlockBytes).c_str());
 }
 
 int run_check(const CheckArguments& arguments) {
@@ -207,7 +248,7 @@ int run_check(const CheckArguments& arguments) {
     return out.fail(open_error_text(arguments.path, result.error(), checker.detail()),
                     result.error() == Error::corrupt ? kFsckUncorrected : kFsckOperational);
   }
-  const int exit_code = exit_code_of(outcome, arguments.no_changes);
+  const int exit_code = exit_code_of(outcome);
   if (!arguments.json) print_text(arguments, outcome);
   return out.done(to_json(outcome), exit_code);
 }
@@ -223,12 +264,15 @@ void add_check(CLI::App& app, int& exit_code) {
                                "Only look: change nothing, not even the journal");
   command->add_flag("-y,--yes", arguments->yes, "Repair whatever can be (the default)")
       ->excludes(no);
-  command->add_flag("-p,-a,--preen", arguments->preen, "Repair without questions, as at boot")
+  command
+      ->add_flag("-p,-a,--preen", arguments->preen,
+                 "As at boot: trust a volume that was unmounted, replay a journal")
       ->excludes(no);
-  command->add_flag("-f,--force", arguments->force, "Accepted: a check always looks at everything");
-  command->add_flag("-v,--verbose", arguments->verbose, "Accepted for fsck(8)")->group("");
+  command->add_flag("-f,--force", arguments->force, "With -p: scan a clean volume, too");
+  command->add_flag("-v,--verbose,-T,-M,-l", arguments->ignored)->group("");
   command->add_flag("-q,--quiet", arguments->quiet, "Print findings only");
-  command->add_option("-C", arguments->progress_fd, "Accepted for fsck(8)")->group("");
+  command->add_option("-C", arguments->progress_fd, "Descriptor for progress, as fsck(8) gives it")
+      ->group("");
   command->add_flag("--json", arguments->json, "Print one JSON document");
   command->callback([arguments, &exit_code] { exit_code = run_check(*arguments); });
 }

@@ -69,12 +69,18 @@ bool parse_request(const std::vector<std::string>& what, DumpRequest* request,
   return false;
 }
 
+std::string in_line(const Json& value) {
+  std::string text = dump_json(value, JsonLayout::line);
+  text.pop_back();  // the end of the line
+  return text;
+}
+
 // Prints `"key": value` pieces with commas between them, indented below the envelope.
 class Printer final : public DumpSink {
  public:
   void member(const char* key, Json value) override {
     begin(key);
-    std::fputs(dump_json(value, JsonLayout::line).c_str(), stdout);
+    std::fputs(in_line(value).c_str(), stdout);
   }
   void begin_list(const char* key) override {
     begin(key);
@@ -83,7 +89,7 @@ class Printer final : public DumpSink {
     first_item_ = true;
   }
   void item(Json value) override {
-    std::printf("%s\n      %s", first_item_ ? "" : ",", dump_json(value, JsonLayout::line).c_str());
+    std::printf("%s\n      %s", first_item_ ? "" : ",", in_line(value).c_str());
     first_item_ = false;
   }
   void end_list() override {
@@ -111,7 +117,7 @@ class Printer final : public DumpSink {
 void print_members(const Json& envelope, std::initializer_list<const char*> keys) {
   const char* comma = "";
   for (const char* key : keys) {
-    std::printf("%s  \"%s\": %s", comma, key, dump_json(envelope[key], JsonLayout::line).c_str());
+    std::printf("%s  \"%s\": %s", comma, key, in_line(envelope[key]).c_str());
     comma = ",\n";
   }
 }

@@ -22,22 +22,23 @@ int print_once(const StatsArguments& arguments, const Mounted& mounted, Output& 
   std::string message;
   const Result<std::string> text = read_stats(mounted, &message);
   if (!text.ok()) return out.fail(arguments.path + ": " + message);
-  const Json document = Json::parse(text.value(), nullptr, false);
-  if (document.is_discarded() || !document.contains("data")) {
+  Json data = Json::parse(text.value(), nullptr, false);
+  if (!data.is_object()) {
     return out.fail(arguments.path +
-                    ": the daemon's answer is not JSON; is it of another"
-                    " version?");
+                    ": the daemon's answer is no JSON object; is it of another version?");
   }
   if (arguments.prometheus) {
-    std::printf("%s", render_prometheus(document["data"], stats_schema()).c_str());
+    const PrometheusLabels labels = {{"volume", uuid_text(mounted.info.uuid)}};
+    std::fputs(render_prometheus(data, stats_schema(), labels).c_str(), stdout);
+  } else if (arguments.json && arguments.watch_seconds > 0) {
+    std::fputs(dump_json(out.envelope(kExitOk, std::move(data)), JsonLayout::line).c_str(), stdout);
   } else if (arguments.json) {
-    const bool line = arguments.watch_seconds > 0;
-    std::printf("%s\n", dump_json(document, line ? JsonLayout::line : JsonLayout::pretty).c_str());
+    out.done(std::move(data));
   } else {
-    std::printf("%s", render_text(document["data"]).c_str());
+    std::fputs(render_text(data).c_str(), stdout);
   }
   std::fflush(stdout);
-  return kExitOk;
+  return std::ferror(stdout) == 0 ? kExitOk : kExitFailed;
 }
 
 int run_stats(const StatsArguments& arguments) {
@@ -45,6 +46,9 @@ int run_stats(const StatsArguments& arguments) {
   std::string message;
   const std::optional<Mounted> mounted = open_mounted(arguments.path, &message);
   if (!mounted) return out.fail(message);
+  if ((mounted->info.flags & FUSEFS_INFO_FAILED) != 0) {
+    out.warn(arguments.path + ": has turned read-only after an error; unmount it and check it");
+  }
   int exit_code = print_once(arguments, *mounted, out);
   while (arguments.watch_seconds > 0 && exit_code == kExitOk) {
     usleep(static_cast<useconds_t>(arguments.watch_seconds * 1e6));

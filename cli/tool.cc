@@ -33,7 +33,7 @@ int Output::fail(std::string_view text, int exit_code) {
 int Output::done(Json data, int exit_code) {
   if (json_) {
     const Json document = envelope(exit_code, std::move(data));
-    std::printf("%s\n", dump_json(document, JsonLayout::pretty).c_str());
+    std::fputs(dump_json(document, JsonLayout::pretty).c_str(), stdout);
   }
   return exit_code;
 }
@@ -49,7 +49,7 @@ std::string open_error_text(const std::string& path, Error error, const std::str
   text += error_text(error);
   switch (error) {
     case Error::not_a_volume:
-      return text + "; make one with: fusefs mkfs " + path;
+      return text + "; see what it is with: blkid -p " + path;
     case Error::corrupt:
       return text + "; look at it with: fusefs check -n " + path;
     case Error::newer_version:

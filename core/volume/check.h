@@ -85,7 +85,8 @@ struct CheckCounts {
 
 struct CheckReport {
   Superblock superblock{};
-  bool clean = true;  // unmounted properly
+  bool clean = true;        // unmounted properly
+  bool has_errors = false;  // an error was met while it was mounted
   CheckCounts counts;
   std::vector<Finding> findings;
   uint64_t findings_count = 0;  // including those not listed
@@ -114,6 +115,11 @@ class CheckScan {
   // Requires a finished run() without damaged nodes, and nobody else using the device.
   //   Restarts on writes;  Errors io_failed
   Attempt<void> repair_space();
+
+  // Takes back that an error was met (kVolumeHasErrors). Requires a finished run() without
+  // findings, no repair_space(), and nobody else using the device.
+  //   Restarts on the write;  Errors io_failed
+  Attempt<void> clear_error_mark();
 
  private:
   class Impl;

@@ -56,6 +56,7 @@ class CheckScan::Impl {
 
   Attempt<void> run();
   Attempt<void> repair_space();
+  Attempt<void> clear_error_mark();
   CheckReport report_;
 
  private:
@@ -100,7 +101,7 @@ class CheckScan::Impl {
   RepairPhase repair_phase_ = RepairPhase::plan;
   std::vector<std::pair<uint64_t, AlignedBuffer>> writes_;
   Ref<IoTicket> writing_;
-  AlignedBuffer superblock_image_;
+  std::optional<SuperblockWriter> writer_;
 };
 
 Attempt<void> CheckScan::Impl::run() {
@@ -136,6 +137,7 @@ Attempt<void> CheckScan::Impl::read_superblock() {
   report_.superblock = found.superblock;
   slot_ = found.slot;
   report_.clean = (found.superblock.flags & kVolumeClean) != 0;
+  report_.has_errors = (found.superblock.flags & kVolumeHasErrors) != 0;
   const size_t other = 1 - static_cast<size_t>(slot_);
   if (!verify_superblock(superblocks_.slots[other].bytes(), BlockNo(kSuperblockBlocks[other]),
                          device_.geometry().size_bytes)
@@ -367,21 +369,14 @@ Attempt<void> CheckScan::Impl::repair_space() {
   if (repair_phase_ == RepairPhase::pages) {
     ATTEMPT_OK(writing_->wait());
     // The other slot gets the right free count, and is repaired by it if it was damaged.
-    const size_t other = 1 - static_cast<size_t>(slot_);
-    superblock_image_ = AlignedBuffer(kBlockBytes);
-    Superblock& fresh = view_as<Superblock>(superblock_image_.bytes());
-    fresh = sb();
-    fresh.free_blocks = free_blocks_;
-    set_block_header(superblock_image_.bytes(), BlockKind::superblock,
-                     BlockNo(kSuperblockBlocks[other]), sb().header.generation + 1);
-    seal_block(superblock_image_.bytes(), kSuperblockChecksumSeed);
-    writing_ = make_ref<IoTicket>();
-    device_.submit(IoRequest::write(block_addr(BlockNo(kSuperblockBlocks[other])),
-                                    superblock_image_.data(), kBlockBytes, true),
-                   writing_);
+    writer_.emplace(device_, sb(), slot_);
     repair_phase_ = RepairPhase::superblock;
   }
-  ATTEMPT_OK(writing_->wait());
+  // Not an ATTEMPT: once this has succeeded, another call would be another write.
+  Superblock fresh = sb();
+  fresh.free_blocks = free_blocks_;
+  const Attempt<void> written = writer_->write(fresh);
+  if (!written.ok()) return written;
   for (Finding& finding : report_.findings) {
     if (finding.kind == FindingKind::superblock_damaged ||
         finding.kind == FindingKind::bitmap_damaged || finding.kind == FindingKind::bitmap_wrong ||
@@ -393,11 +388,20 @@ Attempt<void> CheckScan::Impl::repair_space() {
   return {};
 }
 
+Attempt<void> CheckScan::Impl::clear_error_mark() {
+  CHECK(phase_ == Phase::done && report_.ok());
+  if (!writer_) writer_.emplace(device_, sb(), slot_);
+  Superblock fresh = sb();
+  fresh.flags = fresh.flags & ~kVolumeHasErrors;
+  return writer_->write(fresh);
+}
+
 CheckScan::CheckScan(BlockDevice& device, std::function<void(const CheckProgress&)> progress)
     : impl_(std::make_unique<Impl>(device, std::move(progress))) {}
 CheckScan::~CheckScan() = default;
 Attempt<void> CheckScan::run() { return impl_->run(); }
 CheckReport& CheckScan::report() { return impl_->report_; }
 Attempt<void> CheckScan::repair_space() { return impl_->repair_space(); }
+Attempt<void> CheckScan::clear_error_mark() { return impl_->clear_error_mark(); }
 
 }  // namespace fusefs
