@@ -163,7 +163,8 @@ Attempt<void> CheckRepair::Impl::attach(InodeNo ino) {
   ATTEMPT(const InodeRef inode, volume_.inodes().get(ino, pins_));
   const NameHash hash(volume_.store().superblock().name_hash_seed);
   Transaction txn(volume_.store(), pins_);
-  const std::string name = "#" + std::to_string(ino.value());
+  std::string name = "#";
+  name += std::to_string(ino.value());
   ATTEMPT(const EntryPlace place, find_place(txn, hash, directory->ino, name));
   if (place.entry) return {};  // attached by an earlier, interrupted run
   if (!place.free_cookie) return Error::no_space;

@@ -392,7 +392,7 @@ uint64_t run_history(const SimImage& image, const SimVolumeOptions& options, con
 }  // namespace
 
 TEST_CASE("a short history survives a power cut after each of its writes") {
-  for_each_seed(6, [](const TestSeed& seed) {
+  for_each_seed(60, [](const TestSeed& seed) {
     SimVolumeOptions options;
     options.logical_block_bytes = seed.seed % 2 == 0 ? 512 : 4096;
     const SimImage image = formatted(seed, options);
@@ -411,7 +411,7 @@ TEST_CASE("a short history survives a power cut after each of its writes") {
 }
 
 TEST_CASE("a long history survives a power cut at any time") {
-  for_each_seed(40, [](const TestSeed& seed) {
+  for_each_seed(1500, [](const TestSeed& seed) {
     SimVolumeOptions options;
     options.logical_block_bytes = seed.seed % 3 == 0 ? 512 : 4096;
     Random random(seed.seed ^ 0xc4a5);
@@ -420,7 +420,7 @@ TEST_CASE("a long history survives a power cut at any time") {
 }
 
 TEST_CASE("a volume survives power cuts one after the other, also while it recovers") {
-  for_each_seed(20, [](const TestSeed& seed) {
+  for_each_seed(100, [](const TestSeed& seed) {
     SimVolumeOptions options;
     Random random(seed.seed ^ 0x7e57);
     SimImage image = formatted(seed, options);
