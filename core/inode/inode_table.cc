@@ -105,6 +105,11 @@ Attempt<InodeRef> InodeTable::get(InodeNo ino, NodePins& pins) {
   TRY(const InodeAttr attr, decode_inode(*item));
   ++load_count_;
   auto* inode = new Inode(*this, attr);
+  // It may have been here before, and what was written then not be durable yet. Nobody knows any
+  // more, so its first fsync waits for everything that has been done until now.
+  const Store::LastChange last = store_.last_change();
+  inode->changed_seq = inode->data_seq = last.seq;
+  inode->data_stamp = last.stamp;
   insert(*inode);
   return InodeRef(inode);
 }

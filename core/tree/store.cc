@@ -272,6 +272,11 @@ void Store::set_label(std::string_view label) {
 const Superblock& Store::superblock() const { return impl_->next; }
 void Store::set_next_inode(InodeNo next) { impl_->next.next_inode = next.value(); }
 uint64_t Store::shared_blocks() const { return impl_->next.shared_blocks; }
+Store::LastChange Store::last_change() const {
+  const JournalSeq seq = impl_->journal ? impl_->journal->last_seq() : JournalSeq();
+  return {seq, impl_->write_cache.last_write()};
+}
+
 const StoreStats& Store::stats() const { return impl_->stats; }
 
 }  // namespace fusefs

@@ -91,6 +91,13 @@ class Store {
   // Blocks in `shared` items, as of the last transaction.
   uint64_t shared_blocks() const;
 
+  // What has been done last, by anybody: when it is durable, everything until now is.
+  struct LastChange {
+    JournalSeq seq;
+    WriteStamp stamp = 0;
+  };
+  LastChange last_change() const;
+
   const StoreStats& stats() const;
 
  private:

@@ -1,0 +1,60 @@
+// What an inode knows only in memory, and what becomes of it when it leaves.
+#include <string>
+
+#include "tests/support/sim_volume.h"
+
+#include <doctest/doctest.h>
+
+namespace fusefs {
+namespace {
+
+void look_at(SimVolume& sim, const std::vector<InodeNo>& inodes) {
+  for (const InodeNo ino : inodes) {
+    NodePins pins;
+    REQUIRE(sim.world().run([&] { return sim.volume().inodes().get(ino, pins); }).ok());
+  }
+}
+
+TEST_CASE("an overwrite is durable after fsync, also if its inode has left memory in between") {
+  for_each_seed(6, [](const TestSeed& seed) {
+    SimVolume sim(seed);
+    AlignedBuffer old_block(kBlockBytes);
+    AlignedBuffer new_block(kBlockBytes);
+    std::fill_n(old_block.data(), kBlockBytes, std::byte{1});
+    std::fill_n(new_block.data(), kBlockBytes, std::byte{2});
+    const InodeNo ino = sim.create("file")->ino;
+    {
+      const InodeRef file = sim.lookup("file");
+      REQUIRE(sim.write(*file, 0, old_block.bytes(), SimVolume::How::direct).ok());
+    }
+    std::vector<InodeNo> others;
+    for (size_t i = 0; i < kCachedInodesMax + 8; ++i) {
+      others.push_back(sim.create("other" + std::to_string(i))->ino);
+    }
+    REQUIRE(sim.sync().ok());
+    {
+      const InodeRef file = sim.lookup("file");
+      REQUIRE(sim.write(*file, 0, new_block.bytes(), SimVolume::How::direct).ok());
+    }
+    REQUIRE(sim.sync().ok());  // its times; now it may go
+    {
+      const InodeRef file = sim.lookup("file");
+      std::fill_n(new_block.data(), kBlockBytes, std::byte{3});
+      REQUIRE(sim.write(*file, 0, new_block.bytes(), SimVolume::How::direct).ok());
+      NodePins pins;
+      REQUIRE(sim.world().run([&] { return save_attr(sim.files(), *file, pins); }).ok());
+    }
+    look_at(sim, others);
+    REQUIRE_FALSE(sim.volume().inodes().peek(ino));
+    {
+      OpenFile file;
+      file.inode = sim.lookup("file");
+      REQUIRE(sim.fsync(file).ok());
+    }
+    SimVolume after(seed, {}, sim.power_cut());
+    CHECK(after.read_all(*after.lookup("file")).front() == std::byte{3});
+  });
+}
+
+}  // namespace
+}  // namespace fusefs
