@@ -35,7 +35,7 @@ fuse_attr wire_attr(const NodeView& node) {
   const InodeAttr& attr = node.attr;
   fuse_attr out{};
   out.ino = attr.ino.value();
-  out.size = attr.size;
+  out.size = stat_size(attr);
   out.blocks = sectors(node);
   out.atime = static_cast<uint64_t>(attr.atime.sec);
   out.mtime = static_cast<uint64_t>(attr.mtime.sec);
@@ -91,7 +91,7 @@ wire::StatxOut wire_statx(const NodeView& node) {
   stat.gid = attr.gid;
   stat.mode = static_cast<uint16_t>(attr.mode);
   stat.ino = attr.ino.value();
-  stat.size = attr.size;
+  stat.size = stat_size(attr);
   stat.blocks = sectors(node);
   stat.atime = statx_time(attr.atime);
   stat.btime = statx_time(attr.btime);
