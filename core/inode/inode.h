@@ -220,6 +220,8 @@ class InodeTable {
   Store& store() { return store_; }
   Space& space() { return space_; }
   Timestamp now() const { return clock_.wall(); }
+  // How many idle inodes are kept; tests make it small.
+  void set_cached_max(size_t count) { cached_max_ = count; }
   InodeTableStats stats() const;
 
  private:
@@ -245,6 +247,7 @@ class InodeTable {
   InodeNo next_inode_no_{2};
   std::vector<Inode*> buckets_;  // a power of two; chained through hash_next_
   size_t count_ = 0;
+  size_t cached_max_ = kCachedInodesMax;
   InodeList idle_;   // no references; least recently used first
   InodeList dirty_;  // in the order they became dirty
   uint64_t load_count_ = 0;

@@ -150,7 +150,7 @@ bool InodeTable::is_evictable(const Inode& inode) {
 }
 
 void InodeTable::trim_cache() {
-  for (int looks = 0; idle_.size() > kCachedInodesMax && looks < kTrimLooksMax; ++looks) {
+  for (int looks = 0; idle_.size() > cached_max_ && looks < kTrimLooksMax; ++looks) {
     Inode& oldest = *idle_.front();
     idle_.remove(oldest);
     if (!is_evictable(oldest)) {
