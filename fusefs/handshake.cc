@@ -99,52 +99,76 @@ void process(fuse_session* session, void* message, size_t len) {
   fuse_session_process_buf(session, &decodable);
 }
 
-// While it lives, what libfuse writes to its descriptor goes to /dev/null.
-class Muted {
+// While it lives, what libfuse writes to its descriptor ends up here.
+class Intercepted {
  public:
-  explicit Muted(int fd) : fd_(fd), saved_(fcntl(fd, F_DUPFD_CLOEXEC, 0)) {
-    const int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-    ok_ = saved_ >= 0 && null >= 0 && dup3(null, fd_, O_CLOEXEC) >= 0;
-    if (null >= 0) ::close(null);
+  explicit Intercepted(int fd) : fd_(fd), saved_(fcntl(fd, F_DUPFD_CLOEXEC, 0)) {
+    ok_ = saved_ >= 0 && pipe2(ends_.data(), O_CLOEXEC | O_NONBLOCK) == 0 &&
+          dup3(ends_[1], fd_, O_CLOEXEC) >= 0;
   }
-  ~Muted() {
-    if (saved_ < 0) return;
-    dup3(saved_, fd_, O_CLOEXEC);
-    ::close(saved_);
+  ~Intercepted() {
+    if (saved_ >= 0) dup3(saved_, fd_, O_CLOEXEC);
+    for (const int end : {saved_, ends_[0], ends_[1]}) {
+      if (end >= 0) ::close(end);
+    }
   }
-  Muted(const Muted&) = delete;
-  Muted& operator=(const Muted&) = delete;
+  Intercepted(const Intercepted&) = delete;
+  Intercepted& operator=(const Intercepted&) = delete;
   bool ok() const { return ok_; }
+
+  // The one message that has been written.
+  std::vector<std::byte> message() {
+    std::vector<std::byte> bytes(512);
+    const ssize_t len = ::read(ends_[0], bytes.data(), bytes.size());
+    bytes.resize(len > 0 ? static_cast<size_t>(len) : 0);
+    return bytes;
+  }
 
  private:
   const int fd_;
   const int saved_;
+  std::array<int, 2> ends_ = {-1, -1};
   bool ok_ = false;
 };
-
-// libfuse decodes nothing before it has seen an INIT. This one offers only what changes its
-// decoding; in its answer nobody is interested.
-Result<void> init_library(fuse_session* session) {
-  struct {
-    fuse_in_header header;
-    fuse_init_in init;
-  } message{};
-  message.header.len = sizeof(message);
-  message.header.opcode = FUSE_INIT;
-  message.init.major = FUSE_KERNEL_VERSION;
-  message.init.minor = wire::kMinorMin;
-  message.init.max_readahead = kMaxWriteBytes;
-  message.init.flags = FUSE_HAS_IOCTL_DIR | FUSE_MAX_PAGES;
-  Muted muted(fuse_session_fd(session));
-  if (!muted.ok()) return Error::io_failed;
-  process(session, &message, sizeof(message));
-  return {};
-}
 
 struct Offer {
   fuse_in_header header;
   fuse_init_in init;
 };
+
+// libfuse handles an INIT; its answer goes nowhere but here. Empty: it gave none.
+std::vector<std::byte> init_library(fuse_session* session, void* message, size_t len) {
+  Intercepted intercepted(fuse_session_fd(session));
+  if (!intercepted.ok()) return {};
+  process(session, message, len);
+  return intercepted.message();
+}
+
+// libfuse decodes nothing before it has seen an INIT. This one offers only what changes its
+// decoding; in its answer nobody is interested.
+Result<void> init_library_for_decoding(fuse_session* session) {
+  Offer offer{};
+  offer.header.len = sizeof(offer);
+  offer.header.opcode = FUSE_INIT;
+  offer.init.major = FUSE_KERNEL_VERSION;
+  offer.init.minor = wire::kMinorMin;
+  offer.init.max_readahead = kMaxWriteBytes;
+  offer.init.flags = FUSE_HAS_IOCTL_DIR | FUSE_MAX_PAGES;
+  if (init_library(session, &offer, sizeof(offer)).empty()) return Error::io_failed;
+  return {};
+}
+
+// libfuse answers the kernel's INIT; what it says is looked at on the way.
+Result<fuse_init_out> answer_by_library(Channel& channel, fuse_session* session, Bytes request) {
+  const std::vector<std::byte> message = init_library(session, request.data(), request.size());
+  if (message.size() < sizeof(fuse_out_header)) return Error::io_failed;
+  fuse_init_out answer{};
+  const ConstBytes body = ConstBytes(message).subspan(sizeof(fuse_out_header));
+  std::memcpy(&answer, body.data(), std::min(body.size(), sizeof(answer)));
+  const iovec whole{const_cast<std::byte*>(message.data()), message.size()};
+  TRY_OK(channel.write(std::span(&whole, 1)));
+  return answer;
+}
 
 // The INIT request, as long as this kernel has it.
 Result<Offer> parse_offer(ConstBytes message) {
@@ -158,9 +182,6 @@ Result<Offer> parse_offer(ConstBytes message) {
   if (!spoken) return Error::newer_version;
   return offer;
 }
-
-// What libfuse answered by itself, as far as its interface tells: choose_library_features().
-thread_local fuse_init_out t_library_answer;
 
 }  // namespace
 
@@ -190,18 +211,9 @@ void choose_library_features(void* userdata, fuse_conn_info* connection) {
   connection->want = connection->capable & kWanted;
   connection->max_write = kMaxWriteBytes;
   connection->time_gran = 1;
-  if (options != nullptr) connection->max_background = options->max_background;
-
-  fuse_init_out answer{};
-  // libfuse's numbers of these are the protocol's, but for one.
-  answer.flags = connection->want & ~unsigned{FUSE_CAP_POSIX_ACL};
-  if ((connection->want & FUSE_CAP_POSIX_ACL) != 0) answer.flags |= FUSE_POSIX_ACL;
-  answer.max_write = connection->max_write;
-  answer.max_readahead = connection->max_readahead;
-  answer.max_pages = static_cast<uint16_t>(connection->max_write / kBlockBytes);
-  answer.max_background = static_cast<uint16_t>(connection->max_background);
-  answer.congestion_threshold = static_cast<uint16_t>(connection->max_background * 3 / 4);
-  t_library_answer = answer;
+  if (options == nullptr) return;
+  connection->max_background = options->max_background;
+  connection->congestion_threshold = options->max_background * 3 / 4;
 }
 
 Result<KernelFacts> shake_hands(Channel& channel, fuse_session* session,
@@ -218,13 +230,16 @@ Result<KernelFacts> shake_hands(Channel& channel, fuse_session* session,
     return offer.error();
   }
   if (!options.patch) {
-    process(session, buffer.data(), len.value());
-    return facts_of(offer.value().init, t_library_answer, options);
+    const Result<fuse_init_out> answer =
+        answer_by_library(channel, session, buffer.bytes().first(len.value()));
+    if (answer.ok()) return facts_of(offer.value().init, answer.value(), options);
+    *message = "libfuse and the kernel do not agree on FUSE_INIT";
+    return answer.error();
   }
   const fuse_init_out answer = make_init_answer(offer.value().init, options);
   Reply reply(channel, offer.value().header.unique);
   reply.object(answer);
-  if (!reply.delivered() || !init_library(session).ok()) {
+  if (!reply.delivered() || !init_library_for_decoding(session).ok()) {
     *message = "the kernel did not take the answer to FUSE_INIT; try -o no_init_patch";
     return Error::io_failed;
   }

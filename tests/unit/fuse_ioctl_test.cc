@@ -1,0 +1,191 @@
+#include <fcntl.h>
+#include <linux/fs.h>
+
+#include <cerrno>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "fusefs/fusefs_ioctl.h"
+#include "tests/support/fake_kernel.h"
+
+#include <doctest/doctest.h>
+
+namespace fusefs {
+namespace {
+
+constexpr uint64_t kRoot = wire::kRootNode;
+
+// An ioctl as the kernel sends it: sizes and directions from the command.
+template <class T>
+FakeReply ioctl(FuseRig& rig, uint64_t node, uint64_t handle, uint32_t command, const T& argument) {
+  fuse_ioctl_in in{};
+  in.fh = handle;
+  in.cmd = command;
+  if ((_IOC_DIR(command) & _IOC_WRITE) != 0) in.in_size = _IOC_SIZE(command);
+  if ((_IOC_DIR(command) & _IOC_READ) != 0) in.out_size = _IOC_SIZE(command);
+  return rig.call(FUSE_IOCTL, node,
+                  Body(in).data(bytes_of(argument).first(std::min<size_t>(in.in_size, sizeof(T)))));
+}
+
+template <class T>
+T answer_of(const FakeReply& reply) {
+  return reply.as<T>(sizeof(fuse_ioctl_out));
+}
+
+fusefs_stats_piece read_piece(FuseRig& rig, uint64_t snapshot, uint64_t offset, int* error) {
+  fusefs_stats_piece piece{};
+  piece.snapshot = snapshot;
+  piece.offset = offset;
+  const FakeReply reply = ioctl(rig, kRoot, 0, FUSEFS_IOC_STATS, piece);
+  *error = reply.error;
+  return answer_of<fusefs_stats_piece>(reply);
+}
+
+TEST_CASE("commands fit what the kernel passes to FUSE, and have no holes in their structures") {
+  CHECK(sizeof(fusefs_info) < (1u << _IOC_SIZEBITS));
+  CHECK(sizeof(fusefs_info) == 4472);
+  CHECK(sizeof(fusefs_stats_piece) == 8192);
+  CHECK(sizeof(fusefs_clone_range) == 48);
+}
+
+TEST_CASE("statistics are read in pieces of one snapshot, whatever happens in between") {
+  for_each_seed(1, [](const TestSeed& seed) {
+    FuseRig rig(seed);
+    rig.create("file");
+    int error = 0;
+    fusefs_stats_piece piece = read_piece(rig, 0, 0, &error);
+    REQUIRE(error == 0);
+    REQUIRE(piece.snapshot != 0);
+    const uint64_t snapshot = piece.snapshot;
+    std::string text(piece.data, piece.len);
+    while (text.size() < piece.total) {
+      rig.lookup(kRoot, "file");
+      piece = read_piece(rig, snapshot, text.size(), &error);
+      REQUIRE(error == 0);
+      REQUIRE(piece.len > 0);
+      text.append(piece.data, piece.len);
+    }
+    const nlohmann::json model = nlohmann::json::parse(text);
+    CHECK(model["fuse"]["create"]["count"] == 1);
+    CHECK_FALSE(model["fuse"].contains("lookup"));  // came after the snapshot
+    CHECK(model["kernel"]["killpriv_v2"] == true);
+    CHECK(read_piece(rig, snapshot, piece.total, &error).len == 0);
+    read_piece(rig, snapshot, piece.total + 1, &error);
+    CHECK(error == EINVAL);
+  });
+}
+
+TEST_CASE("a snapshot that newer ones have pushed out is stale") {
+  FuseRig rig(TestSeed{1});
+  int error = 0;
+  const uint64_t first = read_piece(rig, 0, 0, &error).snapshot;
+  for (size_t i = 1; i < kSnapshotsKept; ++i) read_piece(rig, 0, 0, &error);
+  read_piece(rig, first, 0, &error);
+  CHECK(error == 0);
+  read_piece(rig, 0, 0, &error);
+  read_piece(rig, first, 0, &error);
+  CHECK(error == ESTALE);
+  read_piece(rig, 4711, 0, &error);
+  CHECK(error == ESTALE);
+}
+
+TEST_CASE("inode flags are set and read by both of Linux's ioctls, and unknown ones refused") {
+  for_each_seed(1, [](const TestSeed& seed) {
+    FuseRig rig(seed);
+    const uint64_t node = rig.create("file").nodeid;
+    const auto set = [&](uint64_t flags) {
+      return ioctl(rig, node, 0, FS_IOC_SETFLAGS, flags).error;
+    };
+    CHECK(set(FS_IMMUTABLE_FL | FS_NOATIME_FL) == 0);
+    CHECK(answer_of<uint32_t>(ioctl(rig, node, 0, FS_IOC_GETFLAGS, 0)) ==
+          (FS_IMMUTABLE_FL | FS_NOATIME_FL));
+    CHECK(answer_of<fsxattr>(ioctl(rig, node, 0, FS_IOC_FSGETXATTR, 0)).fsx_xflags ==
+          (FS_XFLAG_IMMUTABLE | FS_XFLAG_NOATIME));
+    const auto statx = rig.call(wire::kOpStatx, node, Body(wire::StatxIn{})).as<wire::StatxOut>();
+    CHECK(statx.stat.attributes == STATX_ATTR_IMMUTABLE);
+    CHECK(set(FS_COMPR_FL) == EOPNOTSUPP);
+
+    // Nobody opens it for writing now, root neither.
+    CHECK(rig.call(FUSE_OPEN, node, Body(fuse_open_in{O_RDWR, 0})).error == EPERM);
+    CHECK(set(FS_APPEND_FL) == 0);
+    CHECK(rig.call(FUSE_OPEN, node, Body(fuse_open_in{O_RDWR, 0})).error == EPERM);
+    CHECK(rig.call(FUSE_OPEN, node, Body(fuse_open_in{O_RDWR | O_APPEND | O_TRUNC, 0})).error ==
+          EPERM);
+    CHECK(rig.call(FUSE_OPEN, node, Body(fuse_open_in{O_RDWR | O_APPEND, 0})).error == 0);
+    fsxattr xflags{};
+    CHECK(ioctl(rig, node, 0, FS_IOC_FSSETXATTR, xflags).error == 0);
+    CHECK(rig.call(FUSE_OPEN, node, Body(fuse_open_in{O_RDWR, 0})).error == 0);
+  });
+}
+
+TEST_CASE("the label is set by root alone and read by everybody") {
+  FuseRig rig(TestSeed{1});
+  std::array<char, FSLABEL_MAX> label{"a label"};
+  CHECK(ioctl(rig, kRoot, 0, FS_IOC_SETFSLABEL, label).error == 0);
+  rig.kernel().set_caller(1000, 1000);
+  CHECK(ioctl(rig, kRoot, 0, FS_IOC_SETFSLABEL, label).error == EPERM);
+  CHECK(answer_of<decltype(label)>(ioctl(rig, kRoot, 0, FS_IOC_GETFSLABEL, 0)) == label);
+  const auto info = answer_of<fusefs_info>(ioctl(rig, kRoot, 0, FUSEFS_IOC_INFO, 0));
+  CHECK(std::string(info.label) == "a label");
+  CHECK(std::string(info.source) == "image");
+  rig.kernel().set_caller(0, 0);
+  label.fill('x');
+  CHECK(ioctl(rig, kRoot, 0, FS_IOC_SETFSLABEL, label).error == EINVAL);
+}
+
+TEST_CASE("trimming is for root, and tells how much was trimmed") {
+  FuseRig rig(TestSeed{1});
+  const fstrim_range all{0, UINT64_MAX, 0};
+  const FakeReply reply = ioctl(rig, kRoot, 0, FITRIM, all);
+  REQUIRE(reply.error == 0);
+  CHECK(answer_of<fstrim_range>(reply).len > 0);
+  rig.kernel().set_caller(1000, 1000);
+  CHECK(ioctl(rig, kRoot, 0, FITRIM, all).error == EPERM);
+}
+
+TEST_CASE("a clone needs a token that only an opener for reading can have") {
+  for_each_seed(1, [](const TestSeed& seed) {
+    FuseRig rig(seed);
+    uint64_t source_handle = 0;
+    uint64_t target_handle = 0;
+    const uint64_t source = rig.create("source", &source_handle).nodeid;
+    const uint64_t target = rig.create("target", &target_handle).nodeid;
+    Message data(20'000, std::byte{7});
+    REQUIRE(rig.write(source, source_handle, 0, data).error == 0);
+    const uint64_t blind = rig.open(source, O_WRONLY);
+    CHECK(ioctl(rig, source, blind, FUSEFS_IOC_SOURCE_TOKEN, 0).error == EBADF);
+
+    fusefs_clone_range range{};
+    range.source = answer_of<fusefs_source_token>(
+        ioctl(rig, source, source_handle, FUSEFS_IOC_SOURCE_TOKEN, 0));
+    CHECK(range.source.secret != 0);
+    const auto clone = [&] {
+      return ioctl(rig, target, target_handle, FUSEFS_IOC_CLONE_RANGE, range).error;
+    };
+    CHECK(clone() == 0);
+    CHECK(rig.read(target, target_handle, 0, 1 << 20).body == data);
+
+    range.target_pos = 5;
+    CHECK(clone() == EINVAL);
+    range.target_pos = 0;
+    range.len = 4096;
+    range.source_pos = 4096;
+    CHECK(clone() == 0);
+    range.len = 1 << 20;
+    CHECK(clone() == EINVAL);
+    range.len = 0;
+    range.source.secret ^= 1;
+    CHECK(clone() == ESTALE);
+    range.source.secret ^= 1;
+    rig.release(source, source_handle);
+    CHECK(clone() == ESTALE);
+  });
+}
+
+TEST_CASE("an ioctl that we do not have is answered with ENOTTY") {
+  FuseRig rig(TestSeed{1});
+  CHECK(ioctl(rig, kRoot, 0, _IO('x', 7), 0).error == ENOTTY);
+}
+
+}  // namespace
+}  // namespace fusefs
