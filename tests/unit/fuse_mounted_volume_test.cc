@@ -1,0 +1,228 @@
+// The whole daemon but mount(2): threads, rings, a real file, and a kernel at the other end of a
+// socket.
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <array>
+#include <map>
+#include <string>
+#include <thread>
+
+#include "core/volume/format_volume.h"
+#include "fusefs/mounted_volume.h"
+#include "tests/support/fake_kernel.h"
+#include "tests/support/temp_image.h"
+
+#include <doctest/doctest.h>
+
+namespace fusefs {
+namespace {
+
+constexpr uint64_t kRoot = wire::kRootNode;
+
+void format(const TempImage& image) {
+  std::string message;
+  SystemClock clock;
+  Monitor monitor(clock);
+  Scheduler scheduler(clock);
+  auto device = UringDevice::open(image.path(), {}, &message);
+  REQUIRE_MESSAGE(device.ok(), message);
+  auto runner = SyncRunner::create(monitor, scheduler, *device.value());
+  REQUIRE(runner.ok());
+  FormatOptions options;
+  VolumeFormatter formatter(*device.value(), options);
+  REQUIRE(runner.value()->run("mkfs", [&] { return formatter.run(); }).ok());
+}
+
+// A kernel at one end of a socket pair; the daemon at the other.
+class SocketKernel {
+ public:
+  explicit SocketKernel(const TempImage& image, uint32_t threads = 2) {
+    std::array<int, 2> ends{};
+    REQUIRE(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends.data()) == 0);
+    fd_ = ends[0];
+    MountOptions options;
+    options.threads = threads;
+    options.cache_bytes = 8 << 20;
+    mounted_ = std::make_unique<MountedVolume>(options, [](const std::string&) {});
+    std::string message;
+    const Result<void> opened = mounted_->open(image.path(), &message);
+    REQUIRE_MESSAGE(opened.ok(), message);
+    post(FUSE_INIT, 0, Body(modern_offer()));
+    const Result<void> attached = mounted_->attach_descriptor(ends[1], &message);
+    REQUIRE_MESSAGE(attached.ok(), message);
+    CHECK(take().error == 0);
+  }
+  ~SocketKernel() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+
+  uint64_t post(uint32_t opcode, uint64_t node, const Body& body = {}) {
+    fuse_in_header header{};
+    header.len = static_cast<uint32_t>(sizeof(header) + body.bytes().size());
+    header.opcode = opcode;
+    header.unique = next_unique_ += 2;
+    header.nodeid = node;
+    const Message message = Body(header).data(body.bytes()).bytes();
+    REQUIRE(::send(fd_, message.data(), message.size(), 0) == static_cast<ssize_t>(message.size()));
+    return header.unique;
+  }
+
+  // The next answer, to whatever.
+  FakeReply take(uint64_t* unique = nullptr) {
+    Message message(256 << 10);
+    pollfd waiting{fd_, POLLIN, 0};
+    REQUIRE(poll(&waiting, 1, 20'000) == 1);
+    const ssize_t len = ::recv(fd_, message.data(), message.size(), 0);
+    REQUIRE(len >= static_cast<ssize_t>(sizeof(fuse_out_header)));
+    const auto header = *reinterpret_cast<const fuse_out_header*>(message.data());
+    if (unique != nullptr) *unique = header.unique;
+    return {-header.error,
+            Message(message.begin() + sizeof(fuse_out_header), message.begin() + len), true};
+  }
+
+  FakeReply call(uint32_t opcode, uint64_t node, const Body& body = {}) {
+    const uint64_t unique = post(opcode, node, body);
+    uint64_t answered = 0;
+    const FakeReply reply = take(&answered);
+    CHECK(answered == unique);
+    return reply;
+  }
+
+  MountedVolume& mounted() { return *mounted_; }
+  // As umount(2) of a plain FUSE mount.
+  void hang_up() {
+    ::close(fd_);
+    fd_ = -1;
+  }
+
+ private:
+  int fd_ = -1;
+  uint64_t next_unique_ = 0;
+  std::unique_ptr<MountedVolume> mounted_;
+};
+
+bool wait_finished(MountedVolume& mounted) {
+  pollfd waiting{mounted.finished(), POLLIN, 0};
+  return poll(&waiting, 1, 20'000) == 1;
+}
+
+TEST_CASE("requests of a burst are each answered once, by several threads, and survive a remount") {
+  const TempImage image(128 << 20);
+  format(image);
+  constexpr int kFiles = 200;
+  std::map<std::string, uint64_t> made;
+  {
+    SocketKernel kernel(image);
+    std::map<uint64_t, std::string> waiting;
+    for (int i = 0; i < kFiles; ++i) {
+      fuse_mkdir_in in{};
+      in.mode = 0700;
+      const std::string name = "directory-" + std::to_string(i);
+      waiting[kernel.post(FUSE_MKDIR, kRoot, Body(in).name(name))] = name;
+    }
+    for (int i = 0; i < kFiles; ++i) {
+      uint64_t unique = 0;
+      const FakeReply reply = kernel.take(&unique);
+      REQUIRE(reply.error == 0);
+      REQUIRE(waiting.contains(unique));
+      made[waiting[unique]] = reply.as<fuse_entry_out>().nodeid;
+      waiting.erase(unique);
+    }
+    kernel.hang_up();
+    CHECK(wait_finished(kernel.mounted()));
+    std::string message;
+    const Result<void> closed = kernel.mounted().close(&message);
+    CHECK_MESSAGE(closed.ok(), message);
+  }
+  SocketKernel kernel(image, 1);
+  for (const auto& [name, node] : made) {
+    const FakeReply reply = kernel.call(FUSE_LOOKUP, kRoot, Body().name(name));
+    CHECK(reply.as<fuse_entry_out>().nodeid == node);
+  }
+}
+
+TEST_CASE("DESTROY is answered when everything is on the device and the volume is clean") {
+  const TempImage image(128 << 20);
+  format(image);
+  SocketKernel kernel(image);
+  fuse_create_in in{};
+  in.flags = 2;
+  in.mode = 0100644;
+  const FakeReply created = kernel.call(FUSE_CREATE, kRoot, Body(in).name("file"));
+  fuse_write_in write{};
+  write.fh = created.as<fuse_open_out>(sizeof(fuse_entry_out)).fh;
+  write.size = 5;
+  write.flags = 2;
+  CHECK(kernel
+            .call(FUSE_WRITE, created.as<fuse_entry_out>().nodeid,
+                  Body(write).data(bytes_of(std::string_view("bytes"))))
+            .error == 0);
+  const uint64_t destroy = kernel.post(FUSE_DESTROY, 0);
+  CHECK(wait_finished(kernel.mounted()));
+  std::string message;
+  CHECK(kernel.mounted().close(&message).ok());
+  uint64_t answered = 0;
+  CHECK(kernel.take(&answered).error == 0);
+  CHECK(answered == destroy);
+}
+
+TEST_CASE("stop() ends serving although the other end is still there") {
+  const TempImage image(128 << 20);
+  format(image);
+  SocketKernel kernel(image);
+  CHECK(kernel.call(FUSE_STATFS, kRoot).error == 0);
+  kernel.mounted().stop();
+  CHECK(wait_finished(kernel.mounted()));
+  std::string message;
+  CHECK(kernel.mounted().close(&message).ok());
+}
+
+TEST_CASE("a direct write drops the kernel's pages before it is answered, if it may have any") {
+  const TempImage image(128 << 20);
+  format(image);
+  SocketKernel kernel(image);
+  fuse_create_in in{};
+  in.flags = 2;
+  in.mode = 0100644;
+  const FakeReply created = kernel.call(FUSE_CREATE, kRoot, Body(in).name("file"));
+  const uint64_t node = created.as<fuse_entry_out>().nodeid;
+  const uint64_t handle = created.as<fuse_open_out>(sizeof(fuse_entry_out)).fh;
+
+  fuse_write_in write{};
+  write.fh = handle;
+  write.offset = 8192;
+  write.size = 4096;
+  write.flags = 2 | O_DIRECT;
+  write.write_flags = FUSE_WRITE_LOCKOWNER;
+  const Body direct = Body(write).data(Message(4096, std::byte{9}));
+  // Nothing has been read: the answer comes at once.
+  CHECK(kernel.call(FUSE_WRITE, node, direct).error == 0);
+
+  fuse_read_in read{};
+  read.fh = handle;
+  read.size = 4096;
+  read.read_flags = FUSE_READ_LOCKOWNER;
+  CHECK(kernel.call(FUSE_READ, node, Body(read)).error == 0);  // past the kernel's cache
+  CHECK(kernel.call(FUSE_WRITE, node, direct).error == 0);
+
+  read.read_flags = 0;
+  CHECK(kernel.call(FUSE_READ, node, Body(read)).error == 0);
+  const uint64_t unique = kernel.post(FUSE_WRITE, node, direct);
+  uint64_t first = 1;
+  const FakeReply notification = kernel.take(&first);
+  CHECK(first == 0);
+  CHECK(-notification.error == FUSE_NOTIFY_INVAL_INODE);
+  const auto invalidated = notification.as<fuse_notify_inval_inode_out>();
+  CHECK(invalidated.ino == node);
+  CHECK(invalidated.off == 8192);
+  CHECK(invalidated.len == 4096);
+  uint64_t second = 0;
+  CHECK(kernel.take(&second).error == 0);
+  CHECK(second == unique);
+}
+
+}  // namespace
+}  // namespace fusefs
