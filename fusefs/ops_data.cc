@@ -64,7 +64,7 @@ struct WriteOpStash {
 // What one FUSE_WRITE asks for, from its flags and those of its file.
 struct WriteKind {
   bool from_kernel_cache;  // writeback of mapped pages: nobody's system call
-  bool past_kernel_cache;  // O_DIRECT in the kernel, or FOPEN_DIRECT_IO
+  bool may_be_async;       // O_DIRECT past the kernel's cache, perhaps by libaio
   bool direct;             // from the request's buffer to the device
   bool durable;            // before the answer
   bool data_only;          // O_DSYNC: times may follow later
@@ -73,7 +73,8 @@ struct WriteKind {
     WriteKind kind{};
     const auto flags = static_cast<int>(in.flags);
     kind.from_kernel_cache = (in.write_flags & FUSE_WRITE_CACHE) != 0;
-    kind.past_kernel_cache = (in.write_flags & FUSE_WRITE_LOCKOWNER) != 0;
+    const bool past_kernel_cache = (in.write_flags & FUSE_WRITE_LOCKOWNER) != 0;
+    kind.may_be_async = past_kernel_cache && (flags & O_DIRECT) != 0;
     const bool sync = options.sync || (inode.attr.flags & kInodeSync) != 0;
     kind.durable = !kind.from_kernel_cache && (sync || (flags & O_DSYNC) != 0);
     kind.data_only = !sync && (flags & O_SYNC) != O_SYNC;
@@ -125,9 +126,9 @@ Attempt<void> write_data(FuseOperation& op, WriteOpStash& stash) {
     stash.phase = Phase::invalidate;
   }
   // An asynchronous direct write leaves pages that were read during it in the kernel's cache as
-  // they were (Linux before 7.2), and nothing tells us which writes are. One that is waited for
-  // has them dropped by the kernel, and loses nothing by our doing it too.
-  if (kind.past_kernel_cache && op.server().has_kernel_pages(inode.ino)) {
+  // they were (Linux before 7.2), and nothing tells us which O_DIRECT writes are. One that the
+  // caller waits for has them dropped by the kernel, and loses only time by our doing it too.
+  if (kind.may_be_async && op.server().has_kernel_pages(inode.ino)) {
     return op.server().notifier().invalidate(inode.ino, in.offset, stash.len, stash.notify);
   }
   if (stash.cleared_suid) {

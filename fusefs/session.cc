@@ -12,6 +12,7 @@
 #include <cstdarg>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 
 #include "fusefs/fuse_source.h"
 
@@ -100,8 +101,18 @@ Result<void> run_fusermount(const std::string& mount_point, bool lazy) {
   return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? Result<void>() : Error::too_busy;
 }
 
+// fusermount3's own rule for allow_other, which it would tell in a line of its own.
+bool users_may_allow_other() {
+  std::ifstream file("/etc/fuse.conf");
+  for (std::string line; std::getline(file, line);) {
+    const size_t first = line.find_first_not_of(" \t");
+    if (first != std::string::npos && line.compare(first, 16, "user_allow_other") == 0) return true;
+  }
+  return false;
+}
+
 // What keeps everybody from mounting here, found before libfuse would say it in several lines.
-Result<void> check_system(std::string* message) {
+Result<void> check_system(bool allow_other, std::string* message) {
   const int fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
   if (fd < 0) {
     const int reason = errno;
@@ -117,6 +128,12 @@ Result<void> check_system(std::string* message) {
   if (geteuid() != 0 && find_fusermount().empty()) {
     *message = "fusermount3: not found; users other than root need it (package fuse3)";
     return Error::not_supported;
+  }
+  if (geteuid() != 0 && allow_other && !users_may_allow_other()) {
+    *message =
+        "mount option 'allow_other': users other than root may ask for it only if "
+        "/etc/fuse.conf has the line user_allow_other";
+    return Error::not_permitted;
   }
   return {};
 }
@@ -150,7 +167,7 @@ Result<std::unique_ptr<Session>> Session::create(const std::string& source,
                (log.line().empty() ? "" : ": " + log.line());
     return Error::invalid_argument;
   }
-  return std::unique_ptr<Session>(new Session(session));
+  return std::unique_ptr<Session>(new Session(session, options.allow_other == true));
 }
 
 Session::~Session() {
@@ -160,7 +177,7 @@ Session::~Session() {
 }
 
 Result<void> Session::mount(const std::string& mount_point, std::string* message) {
-  TRY_OK(check_system(message));
+  TRY_OK(check_system(allow_other_, message));
   KeptLog log;
   errno = 0;
   if (fuse_session_mount(session_, mount_point.c_str()) != 0) {

@@ -47,8 +47,9 @@ class Session {
   int fd() const { return fuse_session_fd(session_); }
 
  private:
-  explicit Session(fuse_session* session) : session_(session) {}
+  Session(fuse_session* session, bool allow_other) : session_(session), allow_other_(allow_other) {}
   fuse_session* const session_;
+  const bool allow_other_;
   std::string mount_point_;  // empty: not mounted by us, or not any more
 };
 
