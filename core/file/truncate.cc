@@ -151,6 +151,15 @@ Attempt<void> zero_edges(FileContext& context, Inode& inode, uint64_t pos, uint6
   return {};
 }
 
+// True when the volume cannot hold the range whatever becomes free meanwhile. Told before the first
+// block is taken: filling the volume only to say no_space would hurt everybody else on it.
+bool hopeless(const FileContext& context, const Inode& inode, FileRange range) {
+  const SpaceStats space = context.space.stats();
+  const uint64_t free_soon = space.free_blocks + space.releasing_blocks;
+  const uint64_t mapped = inode.attr.block_count.value();
+  return range.count().value() > mapped && range.count().value() - mapped > free_soon;
+}
+
 }  // namespace
 
 Attempt<void> drop_folios(FileContext& context, Inode& inode, FileRange range) {
@@ -325,6 +334,7 @@ Attempt<void> fallocate_range(FileContext& context, Inode& inode, FallocateMode 
       stash.cursor = whole.first;
       stash.phase = Phase::cutting;
     } else {
+      if (hopeless(context, inode, touched)) return Error::no_space;
       stash.phase = Phase::allocating;
     }
   }

@@ -48,7 +48,8 @@ Attempt<void> set_size(FileContext& context, Inode& inode, uint64_t size, bool k
 
 enum class FallocateMode : uint8_t { allocate, punch_hole, zero_range };
 // `len` is at least 1.
-//   Errors  no_space: what was allocated before stays; file_too_large; not_permitted; io_failed
+//   Errors  no_space: at once if the volume could never hold it, else what was allocated stays;
+//           file_too_large; not_permitted; io_failed
 Attempt<void> fallocate_range(FileContext& context, Inode& inode, FallocateMode mode, uint64_t pos,
                               uint64_t len, bool keep_size, ShapeStash& stash);
 
