@@ -7,7 +7,7 @@
 
 Each case prints one line: `ok SENTENCE`, `not ok SENTENCE` or `skip SENTENCE: why`.
 """
-import atexit, ctypes, errno, os, shutil, signal, stat, subprocess, sys, tempfile, traceback
+import atexit, ctypes, errno, mmap, os, shutil, signal, stat, subprocess, sys, tempfile, traceback
 
 FUSEFS = os.environ["FUSEFS"]
 SCRATCH = tempfile.mkdtemp(prefix="fusefs-test.", dir=os.environ.get("TMPDIR", "/tmp"))
@@ -144,12 +144,11 @@ def pattern(length, seed=1):
 
 def aligned(length):
     """A buffer that O_DIRECT accepts: pages of anonymous memory."""
-    import mmap
     return mmap.mmap(-1, length)
 
 
 def used_bytes(path=MNT):
-    os.sync()
+    """Blocks in use, those promised to dirty pages too."""
     info = os.statvfs(path)
     return (info.f_blocks - info.f_bfree) * info.f_frsize
 
