@@ -236,8 +236,8 @@ VolumeStat Volume::Impl::stat() const {
   result.block_count = space.block_count;
   // Blocks promised to dirty pages are used already, whoever asks: df must see a write at once.
   const uint64_t free_blocks = space.free_blocks + space.releasing_blocks;
-  result.free_blocks = std::max(free_blocks - std::min(free_blocks, space.reserved_blocks),
-                                space.available_blocks);
+  result.free_blocks =
+      std::max(free_blocks - std::min(free_blocks, space.reserved_blocks), space.available_blocks);
   result.available_blocks = space.available_blocks;
   // An inode with its entry takes about a quarter of a KiB of the tree.
   result.inode_count_free = space.available_blocks * (kBlockBytes / 256);
