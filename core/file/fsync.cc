@@ -22,6 +22,7 @@ Attempt<void> wait_durable(FileContext& context, FsyncStash& stash) {
 Attempt<void> save_and_wait(FileContext& context, Inode& inode, bool data_only, FsyncStash& stash) {
   if (stash.phase == Phase::saving) {
     const bool size_changed = inode.attr.is_regular() && inode.attr.size != inode.disk_size;
+    if (inode.atime_lazy && !data_only) context.inodes.mark_attr_dirty(inode);
     if (inode.attr_dirty && (!data_only || size_changed)) {
       ATTEMPT_OK(save_attr(context, inode, stash.writeback.pins));
     }

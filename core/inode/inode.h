@@ -94,6 +94,9 @@ class Inode : public RefCounted {
 
   // Size and times in `attr` are ahead of the tree.
   bool attr_dirty = false;
+  // Only the access time is, under lazytime: saved with the next other change, by fsync, when the
+  // inode leaves memory, and at unmount.
+  bool atime_lazy = false;
   // The size that the tree has; it follows attr.size as data gets to the device.
   uint64_t disk_size = 0;
 
@@ -209,6 +212,8 @@ class InodeTable {
   // The attributes are ahead of the tree, or a page is dirty: the flusher finds the inode from now
   // on, until its attributes are saved and no page is dirty or under writeback.
   void mark_attr_dirty(Inode& inode);
+  // Has the access times saved that lazytime keeps in memory.
+  void mark_lazy_dirty();
   void mark_pages_dirty(Inode& inode) { list_dirty(inode); }
   // Inodes for the flusher, those that became dirty first come first.
   std::vector<InodeRef> dirty_inodes(size_t max);

@@ -153,6 +153,7 @@ void InodeTable::trim_cache() {
   for (int looks = 0; idle_.size() > cached_max_ && looks < kTrimLooksMax; ++looks) {
     Inode& oldest = *idle_.front();
     idle_.remove(oldest);
+    if (oldest.atime_lazy) mark_attr_dirty(oldest);
     if (!is_evictable(oldest)) {
       idle_.push_back(oldest);
       continue;
@@ -200,7 +201,16 @@ void InodeTable::saved(Inode& inode, JournalSeq seq, uint64_t size, bool data_ch
 void InodeTable::mark_attr_dirty(Inode& inode) {
   if (inode.life == Inode::Life::removed) return;  // nothing is left to be saved
   inode.attr_dirty = true;
+  inode.atime_lazy = false;
   list_dirty(inode);
+}
+
+void InodeTable::mark_lazy_dirty() {
+  for (Inode* chain : buckets_) {
+    for (Inode* inode = chain; inode != nullptr; inode = inode->hash_next_) {
+      if (inode->atime_lazy) mark_attr_dirty(*inode);
+    }
+  }
 }
 
 void InodeTable::list_dirty(Inode& inode) {

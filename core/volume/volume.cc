@@ -53,7 +53,7 @@ class Volume::Impl {
  private:
   class ReapOperation;
   enum class MountPhase : uint8_t { superblock, summaries, replay, start, orphans, mounted };
-  enum class UnmountPhase : uint8_t { sync, orphans, shut_down, done };
+  enum class UnmountPhase : uint8_t { lazy, sync, orphans, shut_down, done };
 
   void build_parts(const Superblock& superblock, int slot);
   Attempt<void> open_superblock();
@@ -61,7 +61,7 @@ class Volume::Impl {
   Attempt<void> reap(InodeNo ino, NamespaceStash& stash);
 
   MountPhase mount_phase_ = MountPhase::superblock;
-  UnmountPhase unmount_phase_ = UnmountPhase::sync;
+  UnmountPhase unmount_phase_ = UnmountPhase::lazy;
   uint64_t mount_started_ns_ = 0;
   SuperblockStash superblock_stash_;
   Ref<IoTicket> summaries_;
@@ -226,8 +226,11 @@ void Volume::Impl::touch_atime(Inode& inode) {
     if (!stale) return;
   }
   inode.attr.atime = now;
-  // With lazytime it is saved together with the next other change.
-  if (!options_.lazytime) inodes_->mark_attr_dirty(inode);
+  if (options_.lazytime) {
+    inode.atime_lazy = !inode.attr_dirty;
+  } else {
+    inodes_->mark_attr_dirty(inode);
+  }
 }
 
 VolumeStat Volume::Impl::stat() const {
@@ -289,6 +292,10 @@ Attempt<uint64_t> Volume::Impl::trim(uint64_t pos, uint64_t len, uint64_t min_by
 Attempt<void> Volume::Impl::unmount() {
   if (options_.read_only || mount_phase_ != MountPhase::mounted) return {};
   if (health_.failed()) return health_.error();
+  if (unmount_phase_ == UnmountPhase::lazy) {
+    inodes_->mark_lazy_dirty();
+    unmount_phase_ = UnmountPhase::sync;
+  }
   if (unmount_phase_ == UnmountPhase::sync) {
     ATTEMPT_OK(sync_all(*files_, sync_));
     inodes_->lookups().clear();  // the kernel is gone

@@ -63,5 +63,41 @@ TEST_CASE("an overwrite is durable after fsync, also if its inode has left memor
   });
 }
 
+TEST_CASE("an access time that lazytime keeps in memory is saved when its inode leaves memory") {
+  for_each_seed(4, [](const TestSeed& seed) {
+    SimVolumeOptions options;
+    options.lazytime = true;
+    SimVolume sim(seed, options);
+    const InodeNo ino = sim.create("file")->ino;
+    const InodeNo kept = sim.create("kept")->ino;
+    std::vector<InodeNo> others;
+    for (size_t i = 0; i < 8; ++i) {
+      others.push_back(sim.create("other" + std::to_string(i))->ino);
+    }
+    REQUIRE(sim.sync().ok());
+    REQUIRE(sim.world().run_for(2 * kNsPerSecond));
+    Timestamp read;
+    Timestamp read_kept;
+    sim.world().inside([&] {
+      const InodeRef file = sim.volume().inodes().peek(ino);
+      sim.volume().touch_atime(*file);
+      CHECK_FALSE(file->attr_dirty);
+      read = file->attr.atime;
+      const InodeRef other = sim.volume().inodes().peek(kept);
+      sim.volume().touch_atime(*other);
+      read_kept = other->attr.atime;
+    });
+    sim.volume().inodes().set_cached_max(4);
+    look_at(sim, others);
+    REQUIRE(sim.world().run_for(5 * kNsPerSecond));
+    look_at(sim, others);
+    REQUIRE_FALSE(sim.volume().inodes().peek(ino));
+    CHECK(sim.lookup("file")->attr.atime == read);
+    SimVolume after(seed, {}, sim.unmount());
+    CHECK(after.lookup("file")->attr.atime == read);
+    CHECK(after.lookup("kept")->attr.atime == read_kept);
+  });
+}
+
 }  // namespace
 }  // namespace fusefs

@@ -56,6 +56,7 @@ SimVolume::~SimVolume() {
 void SimVolume::mount() {
   VolumeOptions options;
   options.cache_bytes = options_.cache_bytes;
+  options.lazytime = options_.lazytime;
   volume_ = std::make_unique<Volume>(world_->scheduler(), world_->device(), world_->clock(),
                                      options, [](const std::string&) {});
   const Result<void> mounted = world_->run([this] { return volume_->mount(); });

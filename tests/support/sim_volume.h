@@ -21,6 +21,7 @@ struct SimVolumeOptions {
   uint64_t size_bytes = uint64_t{64} << 20;
   uint64_t cache_bytes = kCachePagesMin * kPageBytes;
   uint32_t logical_block_bytes = 4096;
+  bool lazytime = false;
   std::optional<uint64_t> cut_after_writes = {};  // SimDeviceOptions
 };
 
