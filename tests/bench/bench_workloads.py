@@ -127,7 +127,7 @@ def recover(tool, directory, size, settings):
         run(tool, "mount", image, mount_point)
         found["mount_s"] = time.monotonic() - start
         stats = json.loads(run(tool, "stats", "--json", mount_point))["data"]
-        found["journal"] = stats.get("recovery", stats.get("journal"))
+        found["recovery"] = stats["volume"]["recovery"]
         names = len(os.listdir(os.path.join(mount_point, "d0")))
         if names != settings.files // 4:
             raise BenchError(f"{names} names after the crash of a {size} volume")
