@@ -23,7 +23,8 @@ using namespace fusefs;
 
 namespace {
 
-constexpr uint64_t kBlocks = 256;
+// One for each request: a late one must not find the block of a later one.
+constexpr uint64_t kBlocks = 1024;
 constexpr uint64_t kImageBytes = kBlocks * kBlockBytes;
 
 // Two ends of a socket that keeps messages apart.
