@@ -355,7 +355,9 @@ void check_survivors(const SimImage& image, SimVolumeOptions options, const Test
   std::map<std::string, InodeNo> found;
   list_tree(sim, kRootInode, "", found);
   CHECK(model.names_allowed(found));
-  for (const auto& [path, ino] : found) {
+  for (const auto& entry : found) {
+    const std::string& path = entry.first;
+    const InodeNo ino = entry.second;
     NamespaceStash stash;
     auto inode = sim.world().run([&] { return sim.volume().inodes().get(ino, stash.pins); });
     REQUIRE(inode.ok());
