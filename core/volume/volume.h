@@ -21,7 +21,7 @@ namespace fusefs {
 struct VolumeOptions {
   bool read_only = false;
   bool skip_recovery = false;  // norecovery: do not replay; implies read_only
-  bool discard = false;        // discard freed blocks as they become free
+  bool discard = false;        // as asked for; only trim() discards so far
   bool lazytime = false;
   AtimePolicy atime = AtimePolicy::relatime;
   uint64_t cache_bytes = 256ull << 20;
