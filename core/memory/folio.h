@@ -1,4 +1,4 @@
-// Folio: one cached page of one file.
+// Folio: one cached page of one file, or of a block that several files share.
 //
 //      absent --read--> reading --> clean <-------------------+
 //                         |           | write                  | written, not changed meanwhile
@@ -21,7 +21,9 @@
 //   (3) Bytes beyond the end of the file are zero.
 //   (4) Who holds a folio's lock waits for nothing but its own I/O and copies: blockers of the
 //       inode's two-state lock may wait for it.
-//   (5) A locked folio stays in its mapping: who removes folios waits for it.
+//   (5) A locked folio stays in its mapping: who removes folios waits for it. Only a shared block's
+//       is detached when its block has no other owner left (shared_blocks.h); unlocking it and
+//       marking it uptodate are still in order.
 //
 // Monitor held for every call.
 #pragma once
@@ -38,15 +40,15 @@ class PageCache;
 
 class Folio : public RefCounted {
  public:
-  Folio(PageCache& cache, Mapping& in, FileBlock at, std::byte* memory)
-      : mapping(&in), index(at), frame(memory), cache_(cache) {}
+  Folio(PageCache& cache, Mapping& in, FileBlock at, std::byte* memory);
   ~Folio() override;
 
   // Changed by PageCache only.
-  Mapping* mapping;  // null once it has been removed (truncated, replaced)
+  Mapping* mapping;  // null once it has been removed (truncated, replaced, forgotten)
   const FileBlock index;
   std::byte* const frame;
-  bool uptodate = false;  // the whole page is valid
+  const bool of_shared_block;  // `index` is a block of the volume
+  bool uptodate = false;       // the whole page is valid
   bool dirty = false;
   bool writeback = false;
   bool locked = false;

@@ -1,5 +1,7 @@
 // Mapping: one inode's folios by page index; PageCache: all of them, and their bound.
 //
+// One more mapping holds the clean pages of shared blocks, by block (shared_blocks.h).
+//
 // Where the bytes lie on the device is the extent map's business and unknown here.
 //
 // Folios are found through leaves of 64 pages, each with a bitmap of what is dirty and what is
@@ -14,15 +16,21 @@
 #include <array>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <set>
 
 #include "core/memory/folio.h"
 
 namespace fusefs {
 
+class SharedBlocks;
+
+enum class MappingOf : uint8_t { file, shared_blocks };
+
 class Mapping {
  public:
   Mapping() = default;
+  explicit Mapping(MappingOf what) : of_(what) {}
   // `delayed_blocks` follows what the folios have reserved.
   explicit Mapping(BlockCount* delayed_blocks) : delayed_blocks_(delayed_blocks) {}
   Mapping(const Mapping&) = delete;
@@ -45,6 +53,7 @@ class Mapping {
   // A locked folio in `range`, to wait for.
   FolioRef any_locked(FileRange range) const;
   bool any_dirty(FileRange range) const;
+  MappingOf of() const { return of_; }
 
  private:
   friend class PageCache;
@@ -70,6 +79,7 @@ class Mapping {
   void set_mark(LeafNumbers& leaves, uint64_t Leaf::*bits, size_t& count, const Folio& folio,
                 bool mark);
 
+  const MappingOf of_ = MappingOf::file;
   BlockCount* const delayed_blocks_ = nullptr;
   std::map<uint64_t, Leaf> leaves_;
   LeafNumbers dirty_leaves_;
@@ -135,12 +145,16 @@ class PageCache {
   // Woken when wants_writeback() becomes true, and when somebody waits for memory.
   Waitable& writeback_wanted() { return writeback_wanted_; }
 
+  // The clean pages of shared blocks.
+  SharedBlocks& shared() { return *shared_; }
+
   FrameArena& arena() { return arena_; }
   const PageCacheStats& stats();
 
  private:
   friend class Folio;
   friend class Mapping;
+  friend class SharedBlocks;
   void unreferenced(Folio& folio);
   // Puts the folio into or out of the idle list, as its state says.
   void settle(Folio& folio);
@@ -148,6 +162,8 @@ class PageCache {
   Folio* reclaim_one();
   void count_dirty(Folio& folio, bool dirty);
   void detach(Folio& folio);
+  // Takes everything in `range` out of its mapping, whatever its state.
+  void detach_all(Mapping& mapping, FileRange range);
 
   FrameArena arena_;
   const uint64_t background_pages_;
@@ -160,6 +176,7 @@ class PageCache {
   PageCacheStats stats_;
   Folio* idle_head_ = nullptr;  // reclaimed first
   Folio* idle_tail_ = nullptr;
+  std::unique_ptr<SharedBlocks> shared_;
 };
 
 }  // namespace fusefs

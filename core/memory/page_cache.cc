@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "core/memory/mapping.h"
+#include "core/memory/shared_blocks.h"
 
 namespace fusefs {
 namespace {
@@ -13,6 +14,13 @@ constexpr uint64_t kLimitShare = 2;
 }  // namespace
 
 // ---- Folio ----
+
+Folio::Folio(PageCache& cache, Mapping& in, FileBlock at, std::byte* memory)
+    : mapping(&in),
+      index(at),
+      frame(memory),
+      of_shared_block(in.of() == MappingOf::shared_blocks),
+      cache_(cache) {}
 
 Folio::~Folio() {
   CHECK(mapping == nullptr && !idle_);
@@ -27,9 +35,13 @@ void Folio::last_reference_dropped() { cache_.unreferenced(*this); }
 PageCache::PageCache(uint64_t bytes)
     : arena_(std::max(bytes, kCachePagesMin * kPageBytes)),
       background_pages_(arena_.frames_total() / kBackgroundShare),
-      limit_pages_(arena_.frames_total() / kLimitShare) {}
+      limit_pages_(arena_.frames_total() / kLimitShare),
+      shared_(std::make_unique<SharedBlocks>(*this)) {}
 
-PageCache::~PageCache() { CHECK_MSG(arena_.frames_used() == 0, "folios outlive the page cache"); }
+PageCache::~PageCache() {
+  shared_.reset();
+  CHECK_MSG(arena_.frames_used() == 0, "folios outlive the page cache");
+}
 
 const PageCacheStats& PageCache::stats() {
   stats_.cache_bytes = arena_.frames_total() * kPageBytes;
@@ -144,7 +156,7 @@ void PageCache::count_dirty(Folio& folio, bool dirty) {
 }
 
 void PageCache::mark_dirty(Folio& folio) {
-  CHECK(folio.uptodate && !folio.writeback);
+  CHECK(folio.uptodate && !folio.writeback && !folio.of_shared_block);
   if (folio.dirty || folio.mapping == nullptr) return;
   count_dirty(folio, true);
   folio.mapping->set_dirty(folio, true);
@@ -208,9 +220,13 @@ bool PageCache::drop_clean(Mapping& mapping, FileRange range) {
 }
 
 void PageCache::discard(Mapping& mapping, FileRange range) {
+  CHECK(!mapping.any_locked(range) && !mapping.any_writeback(range));
+  detach_all(mapping, range);
+}
+
+void PageCache::detach_all(Mapping& mapping, FileRange range) {
   while (Folio* folio = mapping.first_raw(range.first)) {
     if (folio->index >= range.end) break;
-    CHECK(!folio->locked && !folio->writeback);
     detach(*folio);
   }
 }

@@ -159,6 +159,10 @@ void Space::set_journal(Journal& journal) {
 
 void Space::set_durability(Durability& durability) { impl_->durability = &durability; }
 
+void Space::set_owners_listener(BlockOwnersListener& listener) {
+  impl_->owners_listener = &listener;
+}
+
 Attempt<Reservation> Space::reserve(BlockCount count) {
   const Attempt<void> enough = impl_->want_blocks(count.value());
   if (!enough.ok()) return Unfinished(enough);
@@ -266,11 +270,13 @@ void Space::commit_release(BlockRange blocks, JournalSeq seq) {
     impl_->groups.replay_clear(blocks);
     return;
   }
+  impl_->tell_no_longer_shared(blocks);
   if (impl_->clear_allocated(blocks)) impl_->releases.add(blocks, seq);
 }
 
 void Space::commit_unshare(BlockRange blocks, JournalSeq seq) {
   if (impl_->replaying) return;  // what replay finds is durable
+  impl_->tell_no_longer_shared(blocks);
   impl_->settling.add(blocks, seq);
 }
 

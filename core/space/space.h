@@ -34,6 +34,7 @@
 #include "core/io/block_device.h"
 #include "core/io/health.h"
 #include "core/journal/journal.h"
+#include "core/space/owners_listener.h"
 #include "core/space/settling_blocks.h"
 #include "core/tree/space_map.h"
 
@@ -110,6 +111,9 @@ class Space final : public SpaceMap {
   // Needed to know when released blocks are durable; set before the first commit.
   void set_journal(Journal& journal);
   void set_durability(Durability& durability);
+  // Told at each commit which blocks are released or left with one owner; not during replay.
+  // Outlives every commit.
+  void set_owners_listener(BlockOwnersListener& listener);
 
   // Promises `count` blocks.
   //   Restarts  space: when blocks are about to become free by commits, I/O or a trim under way

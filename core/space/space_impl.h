@@ -38,6 +38,9 @@ class Space::Impl {
   // volume has failed, when they were not all allocated: two owners have been given one block by a
   // damaged tree, and nothing more may be made of it.
   bool clear_allocated(BlockRange blocks);
+  void tell_no_longer_shared(BlockRange blocks) {
+    if (owners_listener != nullptr) owners_listener->no_longer_shared(blocks);
+  }
 
   Health& health;
   GroupTable groups;
@@ -47,6 +50,7 @@ class Space::Impl {
   SettlingBlocks settling;
   std::unique_ptr<Durability> journal;  // what set_journal() was given
   Durability* durability = nullptr;
+  BlockOwnersListener* owners_listener = nullptr;
   bool replaying = false;
 
   uint64_t reserved = 0;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "core/memory/shared_blocks.h"
 #include "core/tree/superblock_io.h"
 
 namespace fusefs {
@@ -105,6 +106,7 @@ void Volume::Impl::build_parts(const Superblock& superblock, int slot) {
   names_ =
       std::make_unique<Namespace>(*inodes_, *store_, *space_, NameHash(superblock.name_hash_seed));
   cache_ = std::make_unique<PageCache>(options_.cache_bytes);
+  space_->set_owners_listener(cache_->shared());
   files_.reset(new FileContext{scheduler_,
                                device_,
                                write_cache_,

@@ -1,0 +1,24 @@
+#include "core/memory/shared_blocks.h"
+
+namespace fusefs {
+namespace {
+
+// The mapping's index is the block.
+FileBlock index_of(BlockNo block) { return FileBlock(block.value()); }
+
+}  // namespace
+
+FolioRef SharedBlocks::find(BlockNo block) {
+  FolioRef page = pages_.find(index_of(block));
+  if (page && page->uptodate) ++hit_count_;
+  return page;
+}
+
+Attempt<FolioRef> SharedBlocks::add(BlockNo block) { return cache_.add(pages_, index_of(block)); }
+
+void SharedBlocks::forget(BlockRange blocks) {
+  if (pages_.empty()) return;
+  cache_.detach_all(pages_, {index_of(blocks.first), index_of(blocks.end)});
+}
+
+}  // namespace fusefs
