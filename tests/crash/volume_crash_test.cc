@@ -32,8 +32,8 @@ class History {
   bool step() {
     if (sim_.world().dead()) return false;
     const uint64_t what = random_.below(100);
-    if (what < 14) return create();
-    if (what < 18) return make_directory();
+    if (what < 14) return create(false);
+    if (what < 18) return create(true);
     if (what < 24) return remove();
     if (what < 32) return rename();
     if (what < 60) return write();
@@ -86,47 +86,30 @@ class History {
     if (on) std::fprintf(stderr, format, args...);
   }
 
-  bool create() {
+  // A file, or a directory.
+  bool create(bool directory) {
     const std::string path = random_path();
     if (model_.names().count(path) != 0) return true;
+    if (directory && directories_.size() > 6) return true;
     const uint64_t id = model_.new_id();
-    trace("create %s: file %llu\n", path.c_str(), ull(id));
+    trace("%s %s: %llu\n", directory ? "mkdir" : "create", path.c_str(), ull(id));
     CrashNames names = model_.names();
     names[path] = id;
     model_.change(std::move(names));
     NamespaceStash stash;
     CreateRequest request;
-    request.mode = 0100644;
+    request.mode = directory ? 0040755 : 0100644;
     const auto created = sim_.world().run([&] {
       return sim_.volume().names().create(inode_of_directory(directory_of(path)), name_of(path),
                                           request, Caller{}, stash);
     });
     if (!settle(created)) return false;
-    if (created.ok()) {
-      model_.set_inode(id, created.value()->ino);
-      open_[id] = {OpenFile{created.value(), 0, true, 0}, model_.change_count()};
-    }
-    return true;
-  }
-
-  bool make_directory() {
-    const std::string path = random_path();
-    if (model_.names().count(path) != 0 || directories_.size() > 6) return true;
-    const uint64_t id = model_.new_id();
-    CrashNames names = model_.names();
-    names[path] = id;
-    model_.change(std::move(names));
-    NamespaceStash stash;
-    CreateRequest request;
-    request.mode = 0040755;
-    const auto created = sim_.world().run([&] {
-      return sim_.volume().names().create(inode_of_directory(directory_of(path)), name_of(path),
-                                          request, Caller{}, stash);
-    });
-    if (!settle(created)) return false;
-    if (created.ok()) {
-      model_.set_inode(id, created.value()->ino);
+    if (!created.ok()) return true;
+    model_.set_inode(id, created.value()->ino);
+    if (directory) {
       directories_[path] = created.value()->ino;
+    } else {
+      open_[id] = {OpenFile{created.value(), 0, true, 0}, model_.change_count()};
     }
     return true;
   }
