@@ -100,6 +100,7 @@ void Space::Impl::settle_releases() {
   const JournalSeq durable = durability->durable_seq();
   while (const std::optional<BlockRange> blocks = releases.take_ready(durable)) {
     groups.give(*blocks);
+    if (keep_discards) discards.add(*blocks);
   }
 }
 
@@ -222,6 +223,35 @@ void Space::end_trim(BlockRange blocks) {
   impl_->trim_ended.wake_all();
 }
 
+void Space::keep_discards(bool keep) {
+  impl_->keep_discards = keep;
+  impl_->discards.clear();
+}
+
+Attempt<std::optional<BlockRange>> Space::begin_discard(BlockCount max) {
+  impl_->settle_releases();
+  DiscardQueue& queue = impl_->discards;
+  while (!queue.empty()) {
+    BlockRange blocks = queue.front();
+    blocks.end = std::min(blocks.end, blocks.first + max);
+    Attempt<std::optional<BlockRange>> found =
+        impl_->placer.find_trim(blocks.first, blocks.end, BlockCount(1));
+    if (!found.ok()) return found;
+    queue.drop_before(found.value() ? found.value()->end : blocks.end);
+    if (!found.value()) continue;
+    impl_->groups.take(*found.value());
+    impl_->trimming += found.value()->count().value();
+    return found;
+  }
+  return std::optional<BlockRange>();
+}
+
+bool Space::discards_wanted() const {
+  return impl_->keep_discards && (!impl_->discards.empty() || !impl_->releases.empty());
+}
+
+Waitable& Space::discards_changed() { return impl_->discards_changed; }
+
 Attempt<bool> Space::is_allocated(BlockNo block) {
   if (!impl_->groups.inside(block_range(block, BlockCount(1)))) return Error::invalid_argument;
   const GroupNo group = impl_->groups.group_of(block);
@@ -239,6 +269,7 @@ SpaceStats Space::stats() const {
   stats.free_blocks = impl_->groups.free_blocks();
   stats.reserved_blocks = impl_->reserved;
   stats.releasing_blocks = impl_->releases.blocks().value();
+  stats.trimming_blocks = impl_->trimming;
   stats.metadata_reserve_blocks = 2 * impl_->node_reserve * kNodeBlocks;
   const int64_t available = impl_->reservable() + static_cast<int64_t>(impl_->soon());
   stats.available_blocks = static_cast<uint64_t>(std::max<int64_t>(available, 0));
@@ -271,7 +302,10 @@ void Space::commit_release(BlockRange blocks, JournalSeq seq) {
     return;
   }
   impl_->tell_no_longer_shared(blocks);
-  if (impl_->clear_allocated(blocks)) impl_->releases.add(blocks, seq);
+  if (!impl_->clear_allocated(blocks)) return;
+  const bool first = impl_->keep_discards && !discards_wanted();
+  impl_->releases.add(blocks, seq);
+  if (first) impl_->discards_changed.wake_all();
 }
 
 void Space::commit_unshare(BlockRange blocks, JournalSeq seq) {

@@ -95,6 +95,7 @@ struct SpaceStats {
   uint64_t free_blocks = 0;  // neither allocated nor handed out nor waiting for durability
   uint64_t reserved_blocks = 0;
   uint64_t releasing_blocks = 0;  // released, not yet reusable
+  uint64_t trimming_blocks = 0;   // free, and being discarded
   uint64_t metadata_reserve_blocks = 0;
   uint64_t available_blocks = 0;  // what statfs offers: reserve() of so much would succeed
   uint64_t loaded_groups = 0;
@@ -144,6 +145,16 @@ class Space final : public SpaceMap {
   //   Restarts  bitmap_load
   Attempt<std::optional<BlockRange>> begin_trim(BlockNo from, BlockNo end, BlockCount min);
   void end_trim(BlockRange blocks);
+
+  // Whether to remember, from here on, what becomes free by transactions, for the discarder.
+  void keep_discards(bool keep);
+  // Takes what has become reusable, and looks for a range of it that is free still, of at most
+  // `max` blocks: unavailable until end_trim(). Without a value when there is none.
+  //   Restarts  bitmap_load
+  Attempt<std::optional<BlockRange>> begin_discard(BlockCount max);
+  // Something waits to be discarded, now or when it is durable; woken when that begins.
+  bool discards_wanted() const;
+  Waitable& discards_changed();
 
   // Whether blocks.first got its single owner by a transaction that is not durable yet, and for how
   // many blocks the answer holds.

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/space/block_placer.h"
+#include "core/space/discard_queue.h"
 #include "core/space/group_table.h"
 #include "core/space/release_queue.h"
 #include "core/space/space.h"
@@ -56,6 +57,9 @@ class Space::Impl {
   uint64_t reserved = 0;
   uint64_t trimming = 0;
   Waitable trim_ended;
+  bool keep_discards = false;
+  DiscardQueue discards;
+  Waitable discards_changed;
   std::vector<BlockNo> nodes_released;  // since the last freeze
   std::vector<BlockNo> nodes_frozen;    // free when the checkpoint under way is durable
   Waitable checkpoint_ended;

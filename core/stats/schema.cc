@@ -59,6 +59,7 @@ constexpr StatEntry kVolume[] = {
     {"volume.available_bytes", integer, gauge, "what df offers"},
     {"volume.reserved_bytes", integer, gauge, "promised to data that is not yet placed"},
     {"volume.releasing_bytes", integer, gauge, "freed, not yet reusable"},
+    {"volume.discarding_bytes", integer, gauge, "free, and being discarded"},
     {"volume.metadata_reserve_bytes", integer, gauge, "kept for metadata"},
     {"volume.loaded_groups", integer, gauge, "allocation groups whose bitmap is in memory"},
     {"volume.allocate_count", integer, counter, "extents handed out"},

@@ -60,6 +60,7 @@ void add_space(Json& json, const SpaceStats& space) {
   json["available_bytes"] = space.available_blocks * kBlockBytes;
   json["reserved_bytes"] = space.reserved_blocks * kBlockBytes;
   json["releasing_bytes"] = space.releasing_blocks * kBlockBytes;
+  json["discarding_bytes"] = space.trimming_blocks * kBlockBytes;
   json["metadata_reserve_bytes"] = space.metadata_reserve_blocks * kBlockBytes;
   json["loaded_groups"] = space.loaded_groups;
   json["allocate_count"] = space.allocate_count;

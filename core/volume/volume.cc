@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "core/memory/shared_blocks.h"
+#include "core/space/discarder.h"
 #include "core/tree/superblock_io.h"
 
 namespace fusefs {
@@ -46,6 +47,7 @@ class Volume::Impl {
   RecoveryStats recovery_;
   std::unique_ptr<Store> store_;
   std::unique_ptr<Space> space_;
+  std::unique_ptr<Discarder> discarder_;  // null: nothing is discarded but by trim()
   std::unique_ptr<PageCache> cache_;  // outlives the inodes with their folios
   std::unique_ptr<InodeTable> inodes_;
   std::unique_ptr<Namespace> names_;
@@ -54,11 +56,14 @@ class Volume::Impl {
  private:
   class ReapOperation;
   enum class MountPhase : uint8_t { superblock, summaries, replay, start, orphans, mounted };
-  enum class UnmountPhase : uint8_t { lazy, sync, orphans, shut_down, done };
+  enum class UnmountPhase : uint8_t { lazy, sync, orphans, shut_down, discard, done };
 
   void build_parts(const Superblock& superblock, int slot);
   Attempt<void> open_superblock();
   Attempt<void> finish_orphans();
+  bool discards() const {
+    return options_.discard && !options_.read_only && device_.geometry().can_discard;
+  }
   Attempt<void> reap(InodeNo ino, NamespaceStash& stash);
 
   MountPhase mount_phase_ = MountPhase::superblock;
@@ -156,12 +161,17 @@ Attempt<void> Volume::Impl::mount() {
   }
   if (mount_phase_ == MountPhase::start) {
     if (!options_.read_only) ATTEMPT_OK(store_->start(clock_.wall()));
+    space_->keep_discards(discards());
     mount_phase_ = MountPhase::orphans;
   }
   if (mount_phase_ == MountPhase::orphans) {
     if (!options_.read_only) {
       ATTEMPT_OK(finish_orphans());
       scheduler_.start(make_flusher(*files_));
+      if (discards()) {
+        discarder_ = std::make_unique<Discarder>(device_, *space_);
+        scheduler_.start(make_discard_operation(scheduler_, *discarder_));
+      }
     }
     recovery_.duration_ns = clock_.monotonic_ns() - mount_started_ns_;
     mount_phase_ = MountPhase::mounted;
@@ -240,7 +250,8 @@ VolumeStat Volume::Impl::stat() const {
   VolumeStat result;
   result.block_count = space.block_count;
   // Blocks promised to dirty pages are used already, whoever asks: df must see a write at once.
-  const uint64_t free_blocks = space.free_blocks + space.releasing_blocks;
+  const uint64_t free_blocks =
+      space.free_blocks + space.releasing_blocks + space.trimming_blocks;
   result.free_blocks =
       std::max(free_blocks - std::min(free_blocks, space.reserved_blocks), space.available_blocks);
   result.available_blocks = space.available_blocks;
@@ -310,6 +321,10 @@ Attempt<void> Volume::Impl::unmount() {
   }
   if (unmount_phase_ == UnmountPhase::shut_down) {
     ATTEMPT_OK(store_->shut_down(last_checkpoint_));
+    unmount_phase_ = UnmountPhase::discard;
+  }
+  if (unmount_phase_ == UnmountPhase::discard) {
+    if (discarder_) ATTEMPT_OK(discarder_->drain());
     unmount_phase_ = UnmountPhase::done;
   }
   return {};

@@ -21,7 +21,7 @@ namespace fusefs {
 struct VolumeOptions {
   bool read_only = false;
   bool skip_recovery = false;  // norecovery: do not replay; implies read_only
-  bool discard = false;        // as asked for; only trim() discards so far
+  bool discard = false;        // tell the device what becomes free
   bool lazytime = false;
   AtimePolicy atime = AtimePolicy::relatime;
   uint64_t cache_bytes = 256ull << 20;

@@ -380,6 +380,7 @@ TEST_CASE("a short history survives a power cut after each of its writes") {
   for_each_seed(60, [](const TestSeed& seed) {
     SimVolumeOptions options;
     options.logical_block_bytes = seed.seed % 2 == 0 ? 512 : 4096;
+    options.discard = seed.seed % 3 == 0;
     const SimImage image = formatted(seed, options);
     uint64_t mounted = 0;
     {
@@ -399,6 +400,7 @@ TEST_CASE("a long history survives a power cut at any time") {
   for_each_seed(1500, [](const TestSeed& seed) {
     SimVolumeOptions options;
     options.logical_block_bytes = seed.seed % 3 == 0 ? 512 : 4096;
+    options.discard = seed.seed % 2 == 0;
     Random random(seed.seed ^ 0xc4a5);
     run_history(formatted(seed, options), options, seed, random.between(50, 400));
   });

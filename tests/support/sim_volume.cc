@@ -57,6 +57,7 @@ void SimVolume::mount() {
   VolumeOptions options;
   options.cache_bytes = options_.cache_bytes;
   options.lazytime = options_.lazytime;
+  options.discard = options_.discard;
   volume_ = std::make_unique<Volume>(world_->scheduler(), world_->device(), world_->clock(),
                                      options, [](const std::string&) {});
   const Result<void> mounted = world_->run([this] { return volume_->mount(); });

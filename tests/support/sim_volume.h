@@ -22,6 +22,7 @@ struct SimVolumeOptions {
   uint64_t cache_bytes = kCachePagesMin * kPageBytes;
   uint32_t logical_block_bytes = 4096;
   bool lazytime = false;
+  bool discard = false;
   std::optional<uint64_t> cut_after_writes = {};  // SimDeviceOptions
 };
 
