@@ -4,40 +4,14 @@
 #include <vector>
 
 #include "core/inode/acl.h"
-#include "tests/support/namespace_rig.h"
-#include "tests/support/test_options.h"
-
-#include <doctest/doctest.h>
+#include "tests/sim/namespace_cases.h"
 
 namespace fusefs {
 namespace {
 
-constexpr InodeNo kRoot = kRootInode;
 constexpr uint32_t kNoId = ~uint32_t{0};
 constexpr const char* kCapability = "security.capability";
 using XattrMode = Namespace::XattrMode;
-
-NamespaceRig::Options options_of(const TestSeed& seed) {
-  return {seed.seed, seed.forced_restart_probability};
-}
-
-InodeNo made(const NamespaceRig::Made& result) {
-  REQUIRE(result.ok());
-  return result.value();
-}
-
-InodeAttr attr_of(NamespaceRig& rig, InodeNo ino) {
-  auto attr = rig.attr(ino);
-  REQUIRE(attr.ok());
-  return attr.value();
-}
-
-#define CHECK_ERROR(call, expected)                                  \
-  do {                                                               \
-    const auto error_result = (call);                                \
-    REQUIRE_FALSE(error_result.ok());                                \
-    CHECK(error_name(error_result.error()) == error_name(expected)); \
-  } while (false)
 
 std::vector<std::byte> pattern(size_t len, uint64_t seed) {
   Random random(seed);
