@@ -11,8 +11,9 @@
 // `changed`. A folio under writeback is stable: who wants to write it waits.
 //
 // The mapping finds a folio but holds no reference: references are those of operations. A folio
-// without any stays cached, and may be reclaimed once it is clean; one that is neither uptodate
-// nor referenced goes at once, so that an attempt may add folios and drop them by restarting.
+// without any stays cached, and may be reclaimed once it is clean (reclaim_policy.h); one that is
+// neither uptodate nor referenced goes at once, so that an attempt may add folios and drop them by
+// restarting.
 //
 // Invariants:
 //   (1) A dirty folio over a hole or a shared extent owns one reserved block: writing it cannot
@@ -63,10 +64,20 @@ class Folio : public RefCounted {
  private:
   friend class PageCache;
   friend class Mapping;
+  friend class ReclaimPolicy;
+  // What ReclaimPolicy keeps about it.
+  enum class Queue : uint8_t { none, spent, small, main };
+  struct Reclaim {
+    uint64_t key = 0;
+    Folio* previous = nullptr;
+    Folio* next = nullptr;
+    Queue queue = Queue::none;  // where it is
+    Queue home = Queue::none;   // where it goes, once it may be reclaimed
+    uint8_t uses = 0;           // since it came there
+  };
+
   PageCache& cache_;
-  bool idle_ = false;  // in the cache's list of what may be reclaimed
-  Folio* idle_previous_ = nullptr;
-  Folio* idle_next_ = nullptr;
+  Reclaim reclaim_;
 };
 
 using FolioRef = Ref<Folio>;

@@ -20,6 +20,7 @@
 #include <set>
 
 #include "core/memory/folio.h"
+#include "core/memory/reclaim_policy.h"
 
 namespace fusefs {
 
@@ -80,6 +81,7 @@ class Mapping {
                 bool mark);
 
   const MappingOf of_ = MappingOf::file;
+  uint64_t id_ = 0;  // given by the cache; never used twice
   BlockCount* const delayed_blocks_ = nullptr;
   std::map<uint64_t, Leaf> leaves_;
   LeafNumbers dirty_leaves_;
@@ -97,6 +99,8 @@ struct PageCacheStats {
   uint64_t dirty_bytes = 0;
   uint64_t writeback_bytes = 0;
   uint64_t reclaimed_count = 0;
+  uint64_t reclaimed_main_count = 0;  // of these, from the main queue
+  uint64_t ghost_hit_count = 0;
   uint64_t throttled_count = 0;
 };
 
@@ -114,6 +118,14 @@ class PageCache {
   //   Restarts  memory: nothing clean is left; the flusher has been asked. Who holds folios in its
   //             stash must not wait for it: it goes on with those it has.
   Attempt<FolioRef> add(Mapping& mapping, FileBlock index);
+
+  // The same from a free frame, or from that of a page nobody has used again; null if there is
+  // neither. For what is done on suspicion only.
+  FolioRef add_spare(Mapping& mapping, FileBlock index);
+
+  // An uptodate page has been found and used / will hardly be used again.
+  void note_use(Folio& folio) { reclaim_.note_use(folio); }
+  void note_spent(Folio& folio) { reclaim_.note_spent(folio); }
 
   // State changes; each wakes `changed` where others may wait.
   void lock(Folio& folio);
@@ -156,10 +168,11 @@ class PageCache {
   friend class Mapping;
   friend class SharedBlocks;
   void unreferenced(Folio& folio);
-  // Puts the folio into or out of the idle list, as its state says.
+  FolioRef insert_new(Mapping& mapping, FileBlock index, std::byte* frame);
+  // Puts the folio into or out of the queues of what may be reclaimed, as its state says.
   void settle(Folio& folio);
-  void unlink_idle(Folio& folio);
-  Folio* reclaim_one();
+  // A frame, free or made free; null if there is none.
+  std::byte* take_frame(ReclaimPolicy::Reach reach);
   void count_dirty(Folio& folio, bool dirty);
   void detach(Folio& folio);
   // Takes everything in `range` out of its mapping, whatever its state.
@@ -174,8 +187,8 @@ class PageCache {
   Waitable writeback_wanted_;
   Waitable memory_freed_;  // a frame is free, or a folio can be reclaimed
   PageCacheStats stats_;
-  Folio* idle_head_ = nullptr;  // reclaimed first
-  Folio* idle_tail_ = nullptr;
+  ReclaimPolicy reclaim_;
+  uint64_t last_mapping_id_ = 0;
   std::unique_ptr<SharedBlocks> shared_;
 };
 

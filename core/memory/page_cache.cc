@@ -23,7 +23,7 @@ Folio::Folio(PageCache& cache, Mapping& in, FileBlock at, std::byte* memory)
       cache_(cache) {}
 
 Folio::~Folio() {
-  CHECK(mapping == nullptr && !idle_);
+  CHECK(mapping == nullptr && !ReclaimPolicy::is_queued(*this));
   cache_.arena_.give_back(frame);
   cache_.memory_freed_.wake_all();
 }
@@ -36,6 +36,7 @@ PageCache::PageCache(uint64_t bytes)
     : arena_(std::max(bytes, kCachePagesMin * kPageBytes)),
       background_pages_(arena_.frames_total() / kBackgroundShare),
       limit_pages_(arena_.frames_total() / kLimitShare),
+      reclaim_(arena_.frames_total()),
       shared_(std::make_unique<SharedBlocks>(*this)) {}
 
 PageCache::~PageCache() {
@@ -48,20 +49,42 @@ const PageCacheStats& PageCache::stats() {
   stats_.used_bytes = arena_.frames_used() * kPageBytes;
   stats_.dirty_bytes = dirty_pages_ * kPageBytes;
   stats_.writeback_bytes = writeback_pages_ * kPageBytes;
+  const ReclaimStats& reclaim = reclaim_.stats();
+  stats_.reclaimed_count = reclaim.spent_count + reclaim.small_count + reclaim.main_count;
+  stats_.reclaimed_main_count = reclaim.main_count;
+  stats_.ghost_hit_count = reclaim.ghost_hit_count;
   return stats_;
+}
+
+std::byte* PageCache::take_frame(ReclaimPolicy::Reach reach) {
+  if (std::byte* frame = arena_.take()) return frame;
+  Folio* victim = reclaim_.take_victim(reach);
+  if (victim == nullptr) return nullptr;
+  detach(*victim);
+  return arena_.take();
+}
+
+FolioRef PageCache::insert_new(Mapping& mapping, FileBlock index, std::byte* frame) {
+  if (mapping.id_ == 0) mapping.id_ = ++last_mapping_id_;
+  FolioRef folio(new Folio(*this, mapping, index, frame));
+  folio->reclaim_.key = ReclaimPolicy::key_of(mapping.id_, index);
+  mapping.insert(*folio);
+  return folio;
 }
 
 Attempt<FolioRef> PageCache::add(Mapping& mapping, FileBlock index) {
   CHECK(mapping.find_raw(index) == nullptr);
-  std::byte* frame = arena_.take();
-  if (frame == nullptr && reclaim_one() != nullptr) frame = arena_.take();
-  if (frame == nullptr) {
-    writeback_wanted_.wake_all();
-    return restart_after(memory_freed_, RestartReason::memory);
+  if (std::byte* frame = take_frame(ReclaimPolicy::Reach::all)) {
+    return insert_new(mapping, index, frame);
   }
-  FolioRef folio(new Folio(*this, mapping, index, frame));
-  mapping.insert(*folio);
-  return folio;
+  writeback_wanted_.wake_all();
+  return restart_after(memory_freed_, RestartReason::memory);
+}
+
+FolioRef PageCache::add_spare(Mapping& mapping, FileBlock index) {
+  CHECK(mapping.find_raw(index) == nullptr);
+  std::byte* frame = take_frame(ReclaimPolicy::Reach::cheap);
+  return frame != nullptr ? insert_new(mapping, index, frame) : FolioRef();
 }
 
 void PageCache::unreferenced(Folio& folio) {
@@ -70,52 +93,23 @@ void PageCache::unreferenced(Folio& folio) {
   } else if (!folio.uptodate && !folio.locked) {
     detach(folio);
   } else {
-    unlink_idle(folio);  // to the young end
     settle(folio);
-    if (folio.idle_) memory_freed_.wake_all();
   }
 }
 
 void PageCache::settle(Folio& folio) {
-  const bool idle = folio.mapping != nullptr && folio.ref_count() == 0 && folio.uptodate &&
-                    !folio.dirty && !folio.writeback && !folio.locked;
-  if (idle == folio.idle_) return;
-  if (!idle) return unlink_idle(folio);
-  folio.idle_ = true;
-  folio.idle_previous_ = idle_tail_;
-  folio.idle_next_ = nullptr;
-  (idle_tail_ != nullptr ? idle_tail_->idle_next_ : idle_head_) = &folio;
-  idle_tail_ = &folio;
-}
-
-void PageCache::unlink_idle(Folio& folio) {
-  if (!folio.idle_) return;
-  folio.idle_ = false;
-  (folio.idle_previous_ != nullptr ? folio.idle_previous_->idle_next_ : idle_head_) =
-      folio.idle_next_;
-  (folio.idle_next_ != nullptr ? folio.idle_next_->idle_previous_ : idle_tail_) =
-      folio.idle_previous_;
-}
-
-// Frees the frame of one folio. The returned pointer says whether, and is dead.
-Folio* PageCache::reclaim_one() {
-  while (idle_head_ != nullptr) {
-    Folio& folio = *idle_head_;
-    if (folio.ref_count() != 0) {
-      unlink_idle(folio);  // comes back when its last reference is dropped
-      continue;
-    }
-    ++stats_.reclaimed_count;
-    detach(folio);
-    return &folio;
-  }
-  return nullptr;
+  const bool clean = folio.mapping != nullptr && folio.uptodate && !folio.dirty &&
+                     !folio.writeback && !folio.locked;
+  if (!clean) return reclaim_.leave(folio);
+  if (folio.ref_count() != 0 || ReclaimPolicy::is_queued(folio)) return;
+  reclaim_.enter(folio);
+  memory_freed_.wake_all();
 }
 
 // Takes the folio out of everything, whatever its state, and frees it if nobody refers to it.
 void PageCache::detach(Folio& folio) {
   Mapping& mapping = *folio.mapping;
-  unlink_idle(folio);
+  reclaim_.leave(folio);
   take_reservation(folio).release();
   if (folio.dirty) count_dirty(folio, false);
   if (folio.writeback) --writeback_pages_;

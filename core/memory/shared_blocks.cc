@@ -10,7 +10,9 @@ FileBlock index_of(BlockNo block) { return FileBlock(block.value()); }
 
 FolioRef SharedBlocks::find(BlockNo block) {
   FolioRef page = pages_.find(index_of(block));
-  if (page && page->uptodate) ++hit_count_;
+  if (!page || !page->uptodate) return page;
+  ++hit_count_;
+  cache_.note_use(*page);
   return page;
 }
 

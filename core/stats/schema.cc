@@ -98,6 +98,8 @@ constexpr StatEntry kMemory[] = {
     {"memory.dirty_bytes", integer, gauge, "of it, not yet written"},
     {"memory.writeback_bytes", integer, gauge, "of it, being written"},
     {"memory.reclaimed_count", integer, counter, "clean pages dropped to make room"},
+    {"memory.reclaimed_main_count", integer, counter, "of these, pages that had been used again"},
+    {"memory.ghost_hit_count", integer, counter, "pages that came back soon after being dropped"},
     {"memory.throttled_count", integer, counter, "waits of writers for dirty pages to be written"},
     {"memory.node_cache_bytes_max", integer, fact, "bound of the cache of tree nodes"},
     {"memory.node_cache_bytes", integer, gauge, "tree nodes in memory"},

@@ -126,6 +126,8 @@ Json memory_section(const StatsInput& input) {
     json["dirty_bytes"] = cache->dirty_bytes;
     json["writeback_bytes"] = cache->writeback_bytes;
     json["reclaimed_count"] = cache->reclaimed_count;
+    json["reclaimed_main_count"] = cache->reclaimed_main_count;
+    json["ghost_hit_count"] = cache->ghost_hit_count;
     json["throttled_count"] = cache->throttled_count;
   }
   if (const TreeStats* tree = input.tree) {
