@@ -165,7 +165,8 @@ bool hopeless(const FileContext& context, const Inode& inode, FileRange range) {
 Attempt<void> drop_folios(FileContext& context, Inode& inode, FileRange range) {
   FolioRef folio = inode.mapping.at_or_after(range.first);
   while (folio && folio->index < range.end) {
-    if (folio->locked) return restart_after(folio->changed, RestartReason::folio_locked);
+    if (folio->locked && !folio->reading)
+      return restart_after(folio->changed, RestartReason::folio_locked);
     if (folio->writeback) return restart_after(folio->changed, RestartReason::writeback);
     folio = inode.mapping.at_or_after(folio->index + BlockCount(1));
   }
@@ -188,7 +189,12 @@ Attempt<void> zero_within_block(FileContext& context, Inode& inode, uint64_t pos
   CHECK(offset + len <= kBlockBytes);
   if (stash.phase == Phase::done) return {};
 
-  if (FolioRef folio = inode.mapping.find(index)) {
+  FolioRef folio = inode.mapping.find(index);
+  if (folio && folio->reading) {  // with the old bytes: who reads it starts over
+    context.cache.remove(*folio);
+    folio.reset();
+  }
+  if (folio) {
     if (folio->locked) return restart_after(folio->changed, RestartReason::folio_locked);
     if (folio->writeback) return restart_after(folio->changed, RestartReason::writeback);
     std::memset(folio->frame + offset, 0, len);
@@ -255,7 +261,10 @@ Attempt<void> set_size(FileContext& context, Inode& inode, uint64_t size, bool k
                        ShapeStash& stash) {
   using Phase = ShapeStash::Phase;
   stash.space = &context.space;
-  if (stash.phase == Phase::done) return {};
+  if (stash.phase == Phase::done) {  // a forced restart came between the last step and the end
+    stash.hold.release();
+    return {};
+  }
   if (stash.phase == Phase::start) {
     ATTEMPT_OK(check_shape_change(context, inode));
     if ((inode.attr.flags & kInodeAppendOnly) != 0) return Error::not_permitted;
@@ -314,7 +323,10 @@ Attempt<void> fallocate_range(FileContext& context, Inode& inode, FallocateMode 
                               uint64_t len, bool keep_size, ShapeStash& stash) {
   using Phase = ShapeStash::Phase;
   stash.space = &context.space;
-  if (stash.phase == Phase::done) return {};
+  if (stash.phase == Phase::done) {  // a forced restart came between the last step and the end
+    stash.hold.release();
+    return {};
+  }
   const uint64_t end = pos + len;
   if (stash.phase == Phase::start) {
     ATTEMPT_OK(check_shape_change(context, inode));

@@ -66,7 +66,8 @@ Attempt<void> finish_truncate(FileContext& context, Inode& inode, ShapeStash& st
 Attempt<void> zero_within_block(FileContext& context, Inode& inode, uint64_t pos, uint32_t len,
                                 EdgeStash& stash);
 
-// Drops the folios of `range`, dirty or not. Requires the blocker state, alone: nobody adds any.
+// Drops the folios of `range`, dirty or not, also those that are being read: who reads them starts
+// over. Requires the blocker state, alone: nobody adds any.
 //   Restarts  folio_locked, writeback
 Attempt<void> drop_folios(FileContext& context, Inode& inode, FileRange range);
 

@@ -8,7 +8,9 @@
 //                                     +--redirtied-+
 //
 // `locked` means that somebody copies into it or fills it without the monitor; others wait for
-// `changed`. A folio under writeback is stable: who wants to write it waits.
+// `changed`. One that is being filled from the device (`reading`) may be removed meanwhile: who
+// cuts or replaces what it stands for does not wait for the device. A folio under writeback is
+// stable: who wants to write it waits.
 //
 // The mapping finds a folio but holds no reference: references are those of operations. A folio
 // without any stays cached, and may be reclaimed once it is clean (reclaim_policy.h); one that is
@@ -22,9 +24,10 @@
 //   (3) Bytes beyond the end of the file are zero.
 //   (4) Who holds a folio's lock waits for nothing but its own I/O and copies: blockers of the
 //       inode's two-state lock may wait for it.
-//   (5) A locked folio stays in its mapping: who removes folios waits for it. Only a shared block's
-//       is detached when its block has no other owner left (shared_blocks.h); unlocking it and
-//       marking it uptodate are still in order.
+//   (5) A locked folio that is not being read stays in its mapping: who removes folios waits for
+//   it.
+//       Only a shared block's is detached when its block has no other owner left (shared_blocks.h);
+//       unlocking it and marking it uptodate are still in order.
 //
 // Monitor held for every call.
 #pragma once
@@ -53,6 +56,8 @@ class Folio : public RefCounted {
   bool dirty = false;
   bool writeback = false;
   bool locked = false;
+  bool reading = false;     // locked, by who reads it from the device: may be removed all the same
+  bool reclaimed = false;   // why it has gone, if it has
   Reservation reservation;  // the block a dirty page will need; may be empty
   Waitable changed;         // woken when locked, writeback, uptodate or mapping change
 

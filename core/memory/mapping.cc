@@ -61,7 +61,7 @@ FolioRef Mapping::any_writeback(FileRange range) const {
 FolioRef Mapping::any_locked(FileRange range) const {
   for (Folio* folio = first_raw(range.first); folio != nullptr && folio->index < range.end;
        folio = first_raw(folio->index + BlockCount(1))) {
-    if (folio->locked) return FolioRef(folio);
+    if (folio->locked && !folio->reading) return FolioRef(folio);
   }
   return nullptr;
 }

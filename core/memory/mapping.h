@@ -21,6 +21,7 @@
 
 #include "core/memory/folio.h"
 #include "core/memory/reclaim_policy.h"
+#include "core/memory/translations.h"
 
 namespace fusefs {
 
@@ -51,10 +52,17 @@ class Mapping {
   FolioRef next_dirty(FileBlock index) const;
   // The first folio under writeback in `range`, to wait for; null if there is none.
   FolioRef any_writeback(FileRange range) const;
-  // A locked folio in `range`, to wait for.
+  // A locked folio in `range`, to wait for. One that is only being read is not: it may be removed.
   FolioRef any_locked(FileRange range) const;
   bool any_dirty(FileRange range) const;
   MappingOf of() const { return of_; }
+
+  // Who is told when pages of this file move or go; null: nobody. Outlives the mapping.
+  void set_translations(Translations* translations) { translations_ = translations; }
+  // Told by PageCache when folios go; by a fault before a new one takes the place of a shared page.
+  void unmap(FileRange range) const {
+    if (translations_ != nullptr) translations_->unmap(range);
+  }
 
  private:
   friend class PageCache;
@@ -83,6 +91,7 @@ class Mapping {
   const MappingOf of_ = MappingOf::file;
   uint64_t id_ = 0;  // given by the cache; never used twice
   BlockCount* const delayed_blocks_ = nullptr;
+  Translations* translations_ = nullptr;
   std::map<uint64_t, Leaf> leaves_;
   LeafNumbers dirty_leaves_;
   LeafNumbers writeback_leaves_;
@@ -131,6 +140,10 @@ class PageCache {
   void lock(Folio& folio);
   void unlock(Folio& folio);
   void mark_uptodate(Folio& folio);
+  // Locked by who reads the content from the device: it may be removed meanwhile. Requires neither
+  // uptodate nor locked. Ends with or without success, also for a folio that has been removed.
+  void begin_read(Folio& folio);
+  void end_read(Folio& folio, bool uptodate);
   // Requires uptodate and not under writeback.
   void mark_dirty(Folio& folio);
   void begin_writeback(Folio& folio);  // dirty -> writeback, clean
@@ -140,12 +153,14 @@ class PageCache {
   void give_reservation(Folio& folio, Reservation reservation);
   Reservation take_reservation(Folio& folio);
 
-  // Takes the folio out of its mapping; its frame is freed with the last reference.
+  // Takes the folio out of its mapping; its frame is freed with the last reference. Requires that
+  // it is neither locked, unless for reading, nor under writeback.
   void remove(Folio& folio);
-  // Removes every clean, unlocked folio in `range`; false if another one is left. References keep
-  // nothing from being removed: who holds one sees `mapping` null.
+  // Removes every clean folio in `range` that is not locked, or only for reading; false if another
+  // one is left. References keep nothing from being removed: who holds one sees `mapping` null.
   bool drop_clean(Mapping& mapping, FileRange range);
-  // Removes everything in `range`, dirty or not. Requires that none is locked or under writeback.
+  // Removes everything in `range`, dirty or not. Requires that none is locked, unless for reading,
+  // or under writeback.
   void discard(Mapping& mapping, FileRange range);
 
   // More dirty than the flusher should let stand / than writers may add to.

@@ -60,6 +60,7 @@ std::byte* PageCache::take_frame(ReclaimPolicy::Reach reach) {
   if (std::byte* frame = arena_.take()) return frame;
   Folio* victim = reclaim_.take_victim(reach);
   if (victim == nullptr) return nullptr;
+  victim->reclaimed = true;
   detach(*victim);
   return arena_.take();
 }
@@ -109,6 +110,7 @@ void PageCache::settle(Folio& folio) {
 // Takes the folio out of everything, whatever its state, and frees it if nobody refers to it.
 void PageCache::detach(Folio& folio) {
   Mapping& mapping = *folio.mapping;
+  mapping.unmap(file_range(folio.index, BlockCount(1)));  // who is told may still look at it
   reclaim_.leave(folio);
   take_reservation(folio).release();
   if (folio.dirty) count_dirty(folio, false);
@@ -132,6 +134,19 @@ void PageCache::unlock(Folio& folio) {
   folio.locked = false;
   settle(folio);
   folio.changed.wake_all();
+}
+
+void PageCache::begin_read(Folio& folio) {
+  CHECK(!folio.uptodate);
+  lock(folio);
+  folio.reading = true;
+}
+
+void PageCache::end_read(Folio& folio, bool uptodate) {
+  CHECK(folio.reading);
+  folio.reading = false;
+  if (uptodate) mark_uptodate(folio);
+  unlock(folio);
 }
 
 void PageCache::mark_uptodate(Folio& folio) {
@@ -194,17 +209,18 @@ Reservation PageCache::take_reservation(Folio& folio) {
 }
 
 void PageCache::remove(Folio& folio) {
-  CHECK(!folio.writeback && !folio.locked);
+  CHECK(!folio.writeback && (!folio.locked || folio.reading));
   if (folio.mapping != nullptr) detach(folio);
 }
 
 bool PageCache::drop_clean(Mapping& mapping, FileRange range) {
+  mapping.unmap(range);  // shared pages too, which are in no file's mapping
   bool all = true;
   FileBlock at = range.first;
   while (Folio* folio = mapping.first_raw(at)) {
     if (folio->index >= range.end) break;
     at = folio->index + BlockCount(1);
-    if (folio->dirty || folio->writeback || folio->locked) {
+    if (folio->dirty || folio->writeback || (folio->locked && !folio->reading)) {
       all = false;
     } else {
       detach(*folio);
@@ -215,6 +231,7 @@ bool PageCache::drop_clean(Mapping& mapping, FileRange range) {
 
 void PageCache::discard(Mapping& mapping, FileRange range) {
   CHECK(!mapping.any_locked(range) && !mapping.any_writeback(range));
+  mapping.unmap(range);
   detach_all(mapping, range);
 }
 

@@ -1,4 +1,5 @@
 #include <map>
+#include <set>
 
 #include "core/base/random.h"
 #include "core/memory/mapping.h"
@@ -199,6 +200,53 @@ TEST_CASE("a mapping finds what is there, what is dirty and what is under writeb
       REQUIRE(cache.mapping.size() == model.size());
     }
   }
+}
+
+TEST_CASE("a page that is being read is removed without waiting, and its reader is told") {
+  Cache cache;
+  FolioRef reading = cache.add(3);
+  cache.pages.begin_read(*reading);
+  CHECK(reading->locked);
+  CHECK_FALSE(cache.mapping.any_locked(pages_between(0, 10)));
+  SUBCASE("by who drops clean pages") {
+    CHECK(cache.pages.drop_clean(cache.mapping, pages_between(0, 10)));
+  }
+  SUBCASE("by who discards") { cache.pages.discard(cache.mapping, pages_between(0, 10)); }
+  SUBCASE("alone") { cache.pages.remove(*reading); }
+  CHECK(reading->mapping == nullptr);
+  CHECK_FALSE(cache.has(3));
+  FolioRef next = cache.add_clean(3);
+  cache.pages.end_read(*reading, true);
+  CHECK(cache.mapping.find(FileBlock(3)) == next);
+  CHECK_FALSE(reading->reclaimed);
+  reading.reset();
+  CHECK(cache.pages.arena().frames_used() == 1);
+}
+
+TEST_CASE("translations are told of every page that goes, before it has gone") {
+  struct Teller final : Translations {
+    explicit Teller(Mapping& a_mapping) : mapping(a_mapping) {}
+    void unmap(FileRange range) override {
+      for (FileBlock at = range.first; at < range.end; ++at) {
+        if (mapping.find(at)) gone.insert(at.value());
+      }
+    }
+    Mapping& mapping;
+    std::set<uint64_t> gone;
+  };
+  Cache cache;
+  Teller teller(cache.mapping);
+  cache.mapping.set_translations(&teller);
+  for (uint64_t i = 0; i < 6; ++i) cache.add_clean(i);
+  cache.pages.remove(*cache.mapping.find(FileBlock(0)));
+  CHECK(teller.gone == std::set<uint64_t>{0});
+  CHECK(cache.pages.drop_clean(cache.mapping, pages_between(1, 3)));
+  CHECK(teller.gone == std::set<uint64_t>{0, 1, 2});
+  cache.pages.discard(cache.mapping, pages_between(3, 4));
+  CHECK(teller.gone == std::set<uint64_t>{0, 1, 2, 3});
+  for (uint64_t i = 0; i < kPages; ++i) cache.add_dirty(100 + i);  // reclaims the clean ones
+  CHECK(teller.gone == std::set<uint64_t>{0, 1, 2, 3, 4, 5});
+  cache.mapping.set_translations(nullptr);
 }
 
 }  // namespace
