@@ -1,11 +1,14 @@
 // FileContext: what the operations on file contents work with; one per mounted volume.
 #pragma once
 
+#include <array>
+
 #include "core/inode/extent_map.h"
 #include "core/inode/namespace.h"
 #include "core/io/health.h"
 #include "core/io/write_cache.h"
 #include "core/memory/mapping.h"
+#include "core/stats/histogram.h"
 
 namespace fusefs {
 
@@ -26,6 +29,28 @@ struct FileStats {
   uint64_t fsync_count = 0;
 };
 
+// Pages that faults (fault.h) got into memory. A fault is for one page or a run of neighbours.
+struct FaultStats {
+  uint64_t read_count = 0;
+  uint64_t write_count = 0;
+  uint64_t restart_count = 0;  // each time a fault let go
+  std::array<uint64_t, kRestartReasonCount> restart_by_reason = {};
+  // Pages that were read or copied before a restart: found again and used; not there any more, or
+  // not wanted; gone although nothing had happened to the file.
+  uint64_t stash_reused_count = 0;
+  uint64_t stash_discarded_count = 0;
+  uint64_t page_gone_count = 0;
+  uint64_t page_replaced_count = 0;  // shared pages that a write made private
+  Histogram latency_ns;              // of faults that never let go
+  Histogram latency_restarted_ns;    // of the others
+};
+
+// What a fault does with the hold of the two-state lock while it waits for the device.
+enum class FaultPolicy : uint8_t {
+  restart,  // lets it go
+  hold,     // keeps it: to measure what that costs the others
+};
+
 struct FileContext {
   Scheduler& scheduler;
   BlockDevice& device;
@@ -37,6 +62,8 @@ struct FileContext {
   Namespace& names;
   PageCache& cache;
   FileStats stats = {};
+  FaultStats faults = {};
+  FaultPolicy fault_policy = FaultPolicy::restart;
   // Writeback runs that failed since the last good one (writeback.h).
   uint32_t failed_runs_in_row = 0;
 };

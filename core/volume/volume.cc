@@ -120,8 +120,8 @@ void Volume::Impl::build_parts(const Superblock& superblock, int slot) {
                                *space_,
                                *inodes_,
                                *names_,
-                               *cache_,
-                               {}});
+                               *cache_});
+  files_->fault_policy = options_.fault_policy;
 }
 
 Attempt<void> Volume::Impl::open_superblock() {

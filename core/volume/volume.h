@@ -24,6 +24,7 @@ struct VolumeOptions {
   bool discard = false;        // tell the device what becomes free
   bool lazytime = false;
   AtimePolicy atime = AtimePolicy::relatime;
+  FaultPolicy fault_policy = FaultPolicy::restart;
   uint64_t cache_bytes = 256ull << 20;
   uint64_t cached_nodes_max = 4096;
 };

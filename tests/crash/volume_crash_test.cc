@@ -36,7 +36,8 @@ class History {
     if (what < 18) return create(true);
     if (what < 24) return remove();
     if (what < 32) return rename();
-    if (what < 60) return write();
+    if (what < 52) return write();
+    if (what < 60) return read();
     if (what < 68) return truncate();
     if (what < 72) return punch();
     if (what < 80) return clone();
@@ -199,6 +200,27 @@ class History {
     if (sim_.world().dead()) return false;
     REQUIRE(written.ok());
     CHECK(written.value() == count * kSectorBytes);
+    return true;
+  }
+
+  // Before any power cut a file reads as the model has it, from whatever page or block it comes.
+  bool read() {
+    uint64_t id = 0;
+    Open* open = random_open(&id);
+    if (open == nullptr) return true;
+    const CrashFile& file = model_.file(id);
+    const uint64_t first = random_.below(kSectorsMax);
+    const uint64_t count = random_.chance(0.3) ? 2 * kSectorsMax : random_.between(1, 60);
+    trace("read %llu: %llu+%llu\n", ull(id), ull(first), ull(count));
+    const auto got = sim_.read(*open->file.inode, first * kSectorBytes, count * kSectorBytes);
+    if (sim_.world().dead()) return false;
+    REQUIRE(got.ok());
+    const uint64_t end = std::max(first, std::min(first + count, file.size()));
+    REQUIRE(got.value().size() == (end - first) * kSectorBytes);
+    const auto* word = reinterpret_cast<const uint64_t*>(got.value().data());
+    for (uint64_t sector = first; sector < end; ++sector) {
+      for (uint64_t i = 0; i < kSectorBytes / 8; ++i) REQUIRE(*word++ == file.word(sector));
+    }
     return true;
   }
 
@@ -369,6 +391,7 @@ uint64_t run_history(const SimImage& image, const SimVolumeOptions& options, con
   uint64_t done = 0;
   while (done < steps && history.step()) ++done;
   history.drop_references();
+  CHECK(sim.files().faults.page_gone_count == 0);
   const uint64_t writes = sim.device().stats().change_count;
   check_survivors(sim.power_cut(), options, seed, model);
   return writes;

@@ -58,6 +58,7 @@ void SimVolume::mount() {
   options.cache_bytes = options_.cache_bytes;
   options.lazytime = options_.lazytime;
   options.discard = options_.discard;
+  options.fault_policy = options_.fault_policy;
   volume_ = std::make_unique<Volume>(world_->scheduler(), world_->device(), world_->clock(),
                                      options, [](const std::string&) {});
   const Result<void> mounted = world_->run([this] { return volume_->mount(); });
@@ -101,6 +102,12 @@ std::vector<std::byte> SimVolume::read_all(Inode& inode) {
   auto got = read(inode, 0, inode.attr.size);
   REQUIRE(got.ok());
   return std::move(got).value();
+}
+
+Result<uint64_t> SimVolume::clone(Inode& from, uint64_t from_pos, Inode& to, uint64_t to_pos,
+                                  uint64_t len) {
+  CopyStash stash;
+  return world_->run([&] { return copy_range(files(), from, from_pos, to, to_pos, len, stash); });
 }
 
 Result<void> SimVolume::truncate(Inode& inode, uint64_t size) {

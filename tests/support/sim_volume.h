@@ -23,6 +23,7 @@ struct SimVolumeOptions {
   uint32_t logical_block_bytes = 4096;
   bool lazytime = false;
   bool discard = false;
+  FaultPolicy fault_policy = FaultPolicy::restart;
   std::optional<uint64_t> cut_after_writes = {};  // SimDeviceOptions
 };
 
@@ -47,6 +48,8 @@ class SimVolume {
   // Up to `len` bytes at `pos`.
   Result<std::vector<std::byte>> read(Inode& inode, uint64_t pos, size_t len);
   std::vector<std::byte> read_all(Inode& inode);
+  // Makes `to` a clone of `len` bytes of `from`.
+  Result<uint64_t> clone(Inode& from, uint64_t from_pos, Inode& to, uint64_t to_pos, uint64_t len);
   Result<void> truncate(Inode& inode, uint64_t size);
   Result<void> fallocate(Inode& inode, FallocateMode mode, uint64_t pos, uint64_t len,
                          bool keep_size);
