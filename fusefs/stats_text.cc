@@ -42,6 +42,7 @@ Json collect(Server& server) {
   input.inodes = &inodes;
   input.recovery = &volume.recovery();
   input.file = &volume.files().stats;
+  input.faults = &volume.files().faults;
   input.page_cache = &volume.cache().stats();
   input.resident_bytes = resident_bytes();
   input.tree = &tree;

@@ -91,6 +91,19 @@ constexpr StatEntry kFile[] = {
     {"file.fsync_count", integer, counter, "fsyncs of files and directories"},
 };
 
+constexpr StatEntry kFaults[] = {
+    {"faults.read_count", integer, counter, "read faults: reads that wanted shared pages"},
+    {"faults.write_count", integer, counter, "write faults: runs of pages that a write got"},
+    {"faults.restart_count", integer, counter, "times a fault let go to wait, and began again"},
+    {"faults.restart_by_reason.*", integer, counter, "of these, for this reason"},
+    {"faults.stash_reused_count", integer, counter, "pages read before a restart, used after it"},
+    {"faults.stash_discarded_count", integer, counter, "of no use then: the file had changed"},
+    {"faults.page_gone_count", integer, counter, "lost to reclaim meanwhile; to stay 0"},
+    {"faults.page_replaced_count", integer, counter, "shared pages made private for a write"},
+    {"faults.latency_ns", histogram, counter, "of faults that never let go"},
+    {"faults.latency_restarted_ns", histogram, counter, "of those that did, waits included"},
+};
+
 constexpr StatEntry kMemory[] = {
     {"memory.resident_bytes", integer, gauge, "of the daemon"},
     {"memory.cache_bytes_max", integer, fact, "bound of the page cache"},
@@ -207,7 +220,7 @@ constexpr auto joined(const StatEntry (&... parts)[N]) {
 }
 
 constexpr auto kSchema =
-    joined(kKernel, kVolume, kFile, kMemory, kTree, kDevice, kJournal, kFuse, kEngine);
+    joined(kKernel, kVolume, kFile, kFaults, kMemory, kTree, kDevice, kJournal, kFuse, kEngine);
 
 constexpr std::string_view kTypeNames[] = {"integer", "boolean", "text", "histogram"};
 constexpr std::string_view kKindNames[] = {"fact", "gauge", "counter"};

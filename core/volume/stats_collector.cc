@@ -1,6 +1,7 @@
 #include "core/volume/stats_collector.h"
 
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
@@ -117,6 +118,32 @@ Json file_section(const FileStats& file) {
   return json;
 }
 
+// What an operation lets go for; `forced` is of tests only.
+Json restarts_by_reason(const std::array<uint64_t, kRestartReasonCount>& counts) {
+  Json json;
+  for (int i = 0; i < kRestartReasonCount; ++i) {
+    const auto reason = static_cast<RestartReason>(i);
+    if (reason == RestartReason::forced) continue;
+    json[std::string(restart_reason_name(reason))] = counts[static_cast<size_t>(i)];
+  }
+  return json;
+}
+
+Json faults_section(const FaultStats& faults) {
+  Json json;
+  json["read_count"] = faults.read_count;
+  json["write_count"] = faults.write_count;
+  json["restart_count"] = faults.restart_count;
+  json["restart_by_reason"] = restarts_by_reason(faults.restart_by_reason);
+  json["stash_reused_count"] = faults.stash_reused_count;
+  json["stash_discarded_count"] = faults.stash_discarded_count;
+  json["page_gone_count"] = faults.page_gone_count;
+  json["page_replaced_count"] = faults.page_replaced_count;
+  json["latency_ns"] = json_histogram(faults.latency_ns);
+  json["latency_restarted_ns"] = json_histogram(faults.latency_restarted_ns);
+  return json;
+}
+
 Json memory_section(const StatsInput& input) {
   Json json = Json::object();
   if (input.resident_bytes) json["resident_bytes"] = *input.resident_bytes;
@@ -227,13 +254,7 @@ Json engine_section(const StatsInput& input) {
     json["started_count"] = scheduler->started_count;
     json["finished_count"] = scheduler->finished_count;
     json["attempt_count"] = scheduler->attempt_count;
-    Json& restarts = json["restarts"];
-    for (int i = 0; i < kRestartReasonCount; ++i) {
-      const auto reason = static_cast<RestartReason>(i);
-      if (reason == RestartReason::forced) continue;  // tests only
-      restarts[std::string(restart_reason_name(reason))] =
-          scheduler->restart_count[static_cast<size_t>(i)];
-    }
+    json["restarts"] = restarts_by_reason(scheduler->restart_count);
     json["restarts_of_one_operation_max"] = scheduler->restarts_of_one_operation_max;
   }
   if (const MonitorStats* monitor = input.monitor) {
@@ -269,6 +290,7 @@ Json collect_stats(const StatsInput& input) {
   if (input.kernel != nullptr) data["kernel"] = kernel_section(*input.kernel);
   data["volume"] = volume_section(input);
   if (input.file != nullptr) data["file"] = file_section(*input.file);
+  if (input.faults != nullptr) data["faults"] = faults_section(*input.faults);
   data["memory"] = memory_section(input);
   if (input.tree != nullptr) data["tree"] = tree_section(*input.tree, input.store);
   if (input.device != nullptr) data["device"] = device_section(input);

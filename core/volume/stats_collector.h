@@ -42,6 +42,7 @@ struct StatsInput {
   const RecoveryStats* recovery = nullptr;
 
   const FileStats* file = nullptr;
+  const FaultStats* faults = nullptr;
   const PageCacheStats* page_cache = nullptr;
   std::optional<uint64_t> resident_bytes;  // of the process
   const TreeStats* tree = nullptr;

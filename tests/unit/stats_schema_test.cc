@@ -21,6 +21,7 @@ struct Everything {
   InodeTableStats inodes;
   RecoveryStats recovery;
   FileStats file;
+  FaultStats faults;
   PageCacheStats page_cache;
   TreeStats tree;
   StoreStats store;
@@ -43,6 +44,7 @@ struct Everything {
     input.inodes = &inodes;
     input.recovery = &recovery;
     input.file = &file;
+    input.faults = &faults;
     input.page_cache = &page_cache;
     input.resident_bytes = 1;
     input.tree = &tree;
@@ -72,7 +74,8 @@ void flatten(const Json& at, const std::string& path, std::map<std::string, std:
     leaves[path] = type_of(at);
     return;
   }
-  const bool wildcard = path == "fuse" || path == "engine.restarts";
+  const bool wildcard =
+      path == "fuse" || path == "engine.restarts" || path == "faults.restart_by_reason";
   for (const auto& [key, value] : at.items()) {
     flatten(value, path.empty() ? key : path + "." + (wildcard ? "*" : key), leaves);
   }
