@@ -86,9 +86,9 @@ class Parser {
       return refuse(word, "not offered; use allow_other", Error::not_supported);
     }
     if (name == "subtype") return {};  // always fusefs
-    static constexpr std::array<std::string_view, 10> kWithValue = {
-        "fsname", "cache",     "threads", "max_background", "errors",
-        "uring",  "writeback", "direct",  "context",        "fscontext"};
+    static constexpr std::array<std::string_view, 11> kWithValue = {
+        "fsname",    "cache",  "threads", "max_background", "errors",   "uring",
+        "writeback", "direct", "fault",   "context",        "fscontext"};
     if (std::find(kWithValue.begin(), kWithValue.end(), name) == kWithValue.end()) {
       return refuse(word, "unknown mount option; fusefs mount --help lists them");
     }
@@ -110,6 +110,7 @@ class Parser {
     if (name == "errors") return parse_errors(word, value);
     if (name == "uring") return parse_uring(word, value);
     if (name == "writeback") return parse_writeback(word, value);
+    if (name == "fault") return parse_fault(word, value);
     if (name == "direct") {
       if (value != "on" && value != "off") return refuse(word, "direct is on or off");
       options_.direct = value == "on";
@@ -171,6 +172,12 @@ class Parser {
                     Error::not_supported);
     }
     return refuse(word, "writeback is core");
+  }
+
+  Result<void> parse_fault(const Word& word, std::string_view value) {
+    if (value != "restart" && value != "hold") return refuse(word, "fault is restart or hold");
+    options_.fault_policy = value == "hold" ? FaultPolicy::hold : FaultPolicy::restart;
+    return {};
   }
 
   Result<void> refuse(const Word& word, std::string_view why,

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "core/base/error.h"
+#include "core/file/file_context.h"
 #include "core/inode/namespace.h"
 
 namespace fusefs {
@@ -43,6 +44,7 @@ struct MountOptions {
   bool skip_recovery = false;
   bool lazytime = false;
   AtimePolicy atime = AtimePolicy::relatime;
+  FaultPolicy fault_policy = FaultPolicy::restart;
 
   // Of the daemon.
   uint32_t threads = 0;  // 0: one per CPU

@@ -104,6 +104,7 @@ Result<void> MountedVolume::open_volume(std::string* message) {
   volume.discard = options_.discard;
   volume.lazytime = options_.lazytime;
   volume.atime = options_.atime;
+  volume.fault_policy = options_.fault_policy;
   volume.cache_bytes = options_.cache_bytes;
   volume_ =
       std::make_unique<Volume>(scheduler_, *device_, clock_, volume,

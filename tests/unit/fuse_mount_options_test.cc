@@ -46,7 +46,7 @@ TEST_CASE("mount options of the volume and the daemon are parsed with their unit
   const Parsed parsed = parse(
       "cache=64M,threads=3,max_background=128,iopoll,discard,norecovery,noatime,allow_other,"
       "fsname=/dev/x "
-      "y,direct=off,no_init_patch,uring=off,errors=remount-ro,writeback=core,dirsync");
+      "y,direct=off,no_init_patch,uring=off,errors=remount-ro,writeback=core,dirsync,fault=hold");
   REQUIRE(parsed.result.ok());
   const MountOptions& options = parsed.options;
   CHECK(options.cache_bytes == 64ull << 20);
@@ -63,6 +63,7 @@ TEST_CASE("mount options of the volume and the daemon are parsed with their unit
   CHECK_FALSE(options.init_patch);
   CHECK(options.uring == UringMode::off);
   CHECK(options.dirsync);
+  CHECK(options.fault_policy == FaultPolicy::hold);
 }
 
 TEST_CASE("a mount option that is wrong or not offered is refused with a line that names it") {
@@ -72,7 +73,7 @@ TEST_CASE("a mount option that is wrong or not offered is refused with a line th
                            "errors=continue", "errors=panic", "errors=later",
                            "uring=on",        "uring=maybe",  "writeback=kernel",
                            "writeback=x",     "ro=1",         "remount",
-                           "direct=2",        "allow_root"}) {
+                           "direct=2",        "allow_root",   "fault=wait"}) {
     const Parsed parsed = parse(std::string("noatime,") + list + ",rw");
     INFO(list);
     REQUIRE_FALSE(parsed.result.ok());
