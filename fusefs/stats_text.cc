@@ -47,6 +47,7 @@ Json collect(Server& server) {
   input.resident_bytes = resident_bytes();
   input.tree = &tree;
   input.store = &volume.store().stats();
+  input.shared_blocks = volume.store().shared_blocks();
   input.journal = &volume.store().journal().stats();
   UringFacts uring;
   if (engine.device != nullptr) {

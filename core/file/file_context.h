@@ -26,6 +26,9 @@ struct FileStats {
   uint64_t cow_break_bytes = 0;
   uint64_t clone_count = 0;
   uint64_t clone_bytes = 0;
+  uint64_t dedupe_count = 0;
+  uint64_t dedupe_bytes = 0;
+  uint64_t unshare_bytes = 0;
   uint64_t fsync_count = 0;
 };
 

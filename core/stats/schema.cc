@@ -84,10 +84,6 @@ constexpr StatEntry kFile[] = {
     {"file.write_direct_bytes", integer, counter, "written by them"},
     {"file.writeback_count", integer, counter, "runs of dirty pages written together"},
     {"file.writeback_bytes", integer, counter, "written by them"},
-    {"file.cow_break_count", integer, counter, "shared extents replaced before a write"},
-    {"file.cow_break_bytes", integer, counter, "of these"},
-    {"file.clone_count", integer, counter, "ranges cloned"},
-    {"file.clone_bytes", integer, counter, "shared by them"},
     {"file.fsync_count", integer, counter, "fsyncs of files and directories"},
 };
 
@@ -102,6 +98,18 @@ constexpr StatEntry kFaults[] = {
     {"faults.page_replaced_count", integer, counter, "shared pages made private for a write"},
     {"faults.latency_ns", histogram, counter, "of faults that never let go"},
     {"faults.latency_restarted_ns", histogram, counter, "of those that did, waits included"},
+};
+
+constexpr StatEntry kReflink[] = {
+    {"reflink.clone_count", integer, counter, "ranges cloned"},
+    {"reflink.clone_bytes", integer, counter, "of files, shared by them or taken as holes"},
+    {"reflink.dedupe_count", integer, counter,
+     "ranges deduplicated that were found to be the same"},
+    {"reflink.dedupe_bytes", integer, counter, "newly shared by them"},
+    {"reflink.unshare_bytes", integer, counter, "copied by unshare to blocks of one owner"},
+    {"reflink.shared_blocks", integer, gauge, "blocks with two owners or more"},
+    {"reflink.cow_break_count", integer, counter, "shared extents replaced before a write"},
+    {"reflink.cow_break_bytes", integer, counter, "of these"},
 };
 
 constexpr StatEntry kMemory[] = {
@@ -219,8 +227,8 @@ constexpr auto joined(const StatEntry (&... parts)[N]) {
   return all;
 }
 
-constexpr auto kSchema =
-    joined(kKernel, kVolume, kFile, kFaults, kMemory, kTree, kDevice, kJournal, kFuse, kEngine);
+constexpr auto kSchema = joined(kKernel, kVolume, kFile, kFaults, kReflink, kMemory, kTree, kDevice,
+                                kJournal, kFuse, kEngine);
 
 constexpr std::string_view kTypeNames[] = {"integer", "boolean", "text", "histogram"};
 constexpr std::string_view kKindNames[] = {"fact", "gauge", "counter"};

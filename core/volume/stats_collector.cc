@@ -110,11 +110,20 @@ Json file_section(const FileStats& file) {
   json["write_direct_bytes"] = file.write_direct_bytes;
   json["writeback_count"] = file.writeback_count;
   json["writeback_bytes"] = file.writeback_bytes;
-  json["cow_break_count"] = file.cow_break_count;
-  json["cow_break_bytes"] = file.cow_break_bytes;
+  json["fsync_count"] = file.fsync_count;
+  return json;
+}
+
+Json reflink_section(const FileStats& file, const StatsInput& input) {
+  Json json;
   json["clone_count"] = file.clone_count;
   json["clone_bytes"] = file.clone_bytes;
-  json["fsync_count"] = file.fsync_count;
+  json["dedupe_count"] = file.dedupe_count;
+  json["dedupe_bytes"] = file.dedupe_bytes;
+  json["unshare_bytes"] = file.unshare_bytes;
+  if (input.shared_blocks) json["shared_blocks"] = *input.shared_blocks;
+  json["cow_break_count"] = file.cow_break_count;
+  json["cow_break_bytes"] = file.cow_break_bytes;
   return json;
 }
 
@@ -291,6 +300,7 @@ Json collect_stats(const StatsInput& input) {
   data["volume"] = volume_section(input);
   if (input.file != nullptr) data["file"] = file_section(*input.file);
   if (input.faults != nullptr) data["faults"] = faults_section(*input.faults);
+  if (input.file != nullptr) data["reflink"] = reflink_section(*input.file, input);
   data["memory"] = memory_section(input);
   if (input.tree != nullptr) data["tree"] = tree_section(*input.tree, input.store);
   if (input.device != nullptr) data["device"] = device_section(input);

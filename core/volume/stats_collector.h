@@ -47,6 +47,7 @@ struct StatsInput {
   std::optional<uint64_t> resident_bytes;  // of the process
   const TreeStats* tree = nullptr;
   const StoreStats* store = nullptr;
+  std::optional<uint64_t> shared_blocks;  // with two owners or more
 
   const DeviceGeometry* device = nullptr;
   const UringFacts* uring = nullptr;

@@ -49,6 +49,7 @@ struct Everything {
     input.resident_bytes = 1;
     input.tree = &tree;
     input.store = &store;
+    input.shared_blocks = 5;
     input.device = &device;
     input.uring = &uring;
     input.device_stats = &device_stats;
@@ -145,6 +146,7 @@ TEST_CASE("numbers arrive under the keys that name them") {
   const Json data = collect_stats(everything.input());
   CHECK(data["volume"]["free_bytes"] == 3 * kBlockBytes);
   CHECK(data["volume"]["label"] == "hi");
+  CHECK(data["reflink"]["shared_blocks"] == 5);
   CHECK(data["volume"]["uuid"] == "00000000-0000-0000-0000-0000000000ab");
   CHECK(data["volume"]["failure"].get<std::string>().find("journal, block 7") == 0);
   CHECK(data["device"]["write_bytes"] == 4096);
