@@ -6,6 +6,7 @@
 //
 //     tree nodes, extents  -->  bitmaps, summaries, free block count
 //     extents              -->  shared items, block_count of inodes
+//     shared items         -->  shared block count
 //     directory entries    -->  link counts, entry counts, ".." of directories, orphans
 //     attribute items      -->  xattr_count
 //
@@ -41,6 +42,7 @@ enum class FindingKind : uint8_t {
   bitmap_damaged,      // a bitmap or summary page does not verify
   bitmap_wrong,        // blocks used but free, or allocated but unused
   free_count_wrong,
+  shared_count_wrong,  // the superblock's count of blocks in shared items
   // Derived, repaired in the mounted volume.
   shared_wrong,  // owners of blocks
   block_count_wrong,

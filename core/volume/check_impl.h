@@ -115,6 +115,7 @@ class ItemChecker {
 
 // Links, entries, parents, orphans; after all items.
 void check_names(CheckedTree& tree, CheckFindings& findings);
+uint64_t blocks_in_items(const std::vector<CheckedShared>& shared);
 // Owners of blocks against the shared items; adds the union of all blocks to `groups`.
 void check_owners(CheckedTree& tree, const Superblock& superblock, CheckReport& report,
                   CheckFindings& findings, std::vector<std::unique_ptr<Bitmap>>& groups);

@@ -19,11 +19,11 @@ struct FindingKindRow {
 constexpr FindingKindRow kKinds[] = {
     {"node_damaged", false},     {"item_damaged", false},      {"extent_outside", false},
     {"block_conflict", false},   {"superblock_damaged", true}, {"bitmap_damaged", true},
-    {"bitmap_wrong", true},      {"free_count_wrong", true},   {"shared_wrong", true},
-    {"block_count_wrong", true}, {"link_count_wrong", true},   {"entry_count_wrong", true},
-    {"parent_wrong", true},      {"xattr_count_wrong", true},  {"entry_dangling", true},
-    {"inode_unreachable", true}, {"orphan_missing", true},     {"orphan_wrong", true},
-    {"journal_damaged", false},
+    {"bitmap_wrong", true},      {"free_count_wrong", true},   {"shared_count_wrong", true},
+    {"shared_wrong", true},      {"block_count_wrong", true},  {"link_count_wrong", true},
+    {"entry_count_wrong", true}, {"parent_wrong", true},       {"xattr_count_wrong", true},
+    {"entry_dangling", true},    {"inode_unreachable", true},  {"orphan_missing", true},
+    {"orphan_wrong", true},      {"journal_damaged", false},
 };
 
 // Reads under way ahead of the page that is being checked.
@@ -375,12 +375,14 @@ Attempt<void> CheckScan::Impl::repair_space() {
   // Not an ATTEMPT: once this has succeeded, another call would be another write.
   Superblock fresh = sb();
   fresh.free_blocks = free_blocks_;
+  fresh.shared_blocks = blocks_in_items(tree_.shared);
   const Attempt<void> written = writer_->write(fresh);
   if (!written.ok()) return written;
   for (Finding& finding : report_.findings) {
     if (finding.kind == FindingKind::superblock_damaged ||
         finding.kind == FindingKind::bitmap_damaged || finding.kind == FindingKind::bitmap_wrong ||
-        finding.kind == FindingKind::free_count_wrong) {
+        finding.kind == FindingKind::free_count_wrong ||
+        finding.kind == FindingKind::shared_count_wrong) {
       finding.repaired = true;
     }
   }
