@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "core/file/truncate.h"
+
 namespace fusefs {
 namespace {
 
@@ -78,89 +80,57 @@ Attempt<void> copy_segment(FileContext& context, const Ends& ends, CopyStash& st
   return {};
 }
 
-// Takes both files' blocker state, the lower inode number first.
-Attempt<void> lock_both(const Ends& ends, CopyStash& stash) {
-  Inode& lower = ends.from.ino < ends.to.ino ? ends.from : ends.to;
-  Inode& higher = ends.from.ino < ends.to.ino ? ends.to : ends.from;
-  if (!stash.lower_hold.held()) ATTEMPT_INTO(stash.lower_hold, lower.pages_lock.block_alone());
-  if (higher.ino != lower.ino && !stash.higher_hold.held()) {
-    ATTEMPT_INTO(stash.higher_hold, higher.pages_lock.block_alone());
-  }
-  return {};
+// What of the planned segment can still be shared, now that nobody changes either file: the source
+// may have become shorter or longer since, and the target too. Zero: plan again.
+uint64_t agreed_len(const Ends& ends, CopyStash& stash) {
+  const uint64_t source_size = ends.from.attr.size;
+  const uint64_t rest = source_size > ends.from_pos ? source_size - ends.from_pos : 0;
+  stash.len = std::min(stash.len, stash.done + rest);
+  const Segment now = next_segment(ends, stash.len - stash.done);
+  return now.sharing ? std::min(now.len, stash.segment_len) : 0;
 }
 
-// Shares blocks from stash.cursor to `source.end`, a transaction at a time.
-Attempt<void> share_steps(FileContext& context, const Ends& ends, FileRange source,
-                          CopyStash& stash) {
-  const FileBlock target = file_block_at(ends.to_pos);
-  const uint64_t final_size = std::max(ends.to.attr.size, ends.to_pos + stash.segment_len);
-  while (stash.cursor < source.end) {
-    Transaction txn(context.store, stash.names.pins);
-    const FileRange left{stash.cursor, source.end};
-    const FileBlock at = target + (stash.cursor - source.first);
-    ATTEMPT(const ExtentChange change, share_range(txn, ends.from.ino, left, ends.to.ino, at));
-    const uint64_t shared_bytes = block_bytes(change.done - stash.cursor);
-    InodeAttr attr = ends.to.attr;
-    attr.block_count =
-        BlockCount(attr.block_count.value() + static_cast<uint64_t>(change.block_difference));
-    attr.mtime = attr.ctime = context.inodes.now();
-    ++attr.change_count;
-    // On the device the target grows with what is there; bytes that its own dirty pages will
-    // bring come later, with them.
-    const uint64_t reached = std::min(final_size, file_pos(at) + shared_bytes);
-    const uint64_t memory_size = std::max(ends.to.attr.size, reached);
-    attr.size = std::max(ends.to.disk_size, reached);
-    const InodeValue value = attr.to_value();
-    txn.put(inode_key(attr.ino), bytes_of(value));
-    txn.shows_data(context.write_cache.last_write());
-    ATTEMPT_OK(txn.prepare());
-    stash.names.seq = txn.commit();
-    const uint64_t disk_size = attr.size;
-    ends.to.attr = attr;
-    ends.to.attr.size = memory_size;
-    context.inodes.saved(ends.to, stash.names.seq, disk_size, true);
-    stash.cursor = change.done;
-    context.stats.clone_bytes += shared_bytes;
-    Operation::current()->note_progress();
+// Gives the source back to others, and what is shared to the caller's count.
+void leave_sharing(const Ends& ends, CopyStash& stash) {
+  if (stash.phase == CopyStash::Phase::sharing) {
+    const uint64_t shared = block_bytes(stash.cursor - file_block_at(ends.from_pos));
+    stash.done += std::min(shared, stash.segment_len);
   }
-  return {};
+  stash.writeback.reset();
+  stash.hold.release();
 }
 
 Attempt<void> share_segment(FileContext& context, const Ends& ends, CopyStash& stash) {
   using Phase = CopyStash::Phase;
-  const FileRange source{file_block_at(ends.from_pos),
-                         file_block_end(ends.from_pos + stash.segment_len)};
-  const FileRange target = file_range(file_block_at(ends.to_pos), source.count());
+  const auto source_range = [&] {
+    return FileRange{file_block_at(ends.from_pos),
+                     file_block_end(ends.from_pos + stash.segment_len)};
+  };
   if (stash.phase == Phase::start) {
     stash.writeback = std::make_unique<WritebackStash>();
     stash.phase = Phase::flushing;
   }
   if (stash.phase == Phase::flushing) {
     // Most of what is dirty goes while others may still work on both files.
-    ATTEMPT_OK(write_back(context, ends.from, source, *stash.writeback));
-    stash.writeback = std::make_unique<WritebackStash>();
-    stash.writeback->caller_blocks = true;
+    ATTEMPT_OK(write_back(context, ends.from, source_range(), *stash.writeback));
+    stash.writeback.reset();
     stash.phase = Phase::locking;
   }
-  ATTEMPT_OK(lock_both(ends, stash));
+  ATTEMPT_OK(hold_both(ends.from, ends.to, stash.hold));
   if (stash.phase == Phase::locking) {
-    ATTEMPT_OK(write_back(context, ends.from, source, *stash.writeback));
-    stash.cursor = source.first;
+    stash.segment_len = agreed_len(ends, stash);
+    if (stash.segment_len == 0) return {};
+    ATTEMPT_OK(settle_folios(context, ends.from, source_range(), stash.writeback));
+    stash.cursor = source_range().first;
     stash.phase = Phase::sharing;
   }
-  const uint64_t source_size = ends.from.attr.size;
-  if (source_size < ends.from_pos + stash.segment_len) {
-    // Truncated before the lock was ours: the caller plans again with what is left.
-    stash.len = stash.done + (source_size > ends.from_pos ? source_size - ends.from_pos : 0);
-  } else {
-    ATTEMPT_OK(drop_folios(context, ends.to, target));
-    ATTEMPT_OK(share_steps(context, ends, source, stash));
-    ++context.stats.clone_count;
-    stash.done += stash.segment_len;
-  }
-  stash.writeback.reset();
-  stash.lower_hold.release();
-  stash.higher_hold.release();
+  const FileRange source = source_range();
+  const FileBlock target = file_block_at(ends.to_pos);
+  ATTEMPT_OK(drop_folios(context, ends.to, file_range(target, source.count())));
+  const Sharing sharing{source, target, ends.to_pos + stash.segment_len, true};
+  ATTEMPT_OK(share_blocks(context, ends.from, ends.to, sharing, stash.cursor, stash.names));
+  ++context.stats.clone_count;
+  context.stats.clone_bytes += stash.segment_len;
   return {};
 }
 
@@ -177,7 +147,9 @@ Attempt<void> copy_segments(FileContext& context, Inode& from, uint64_t from_pos
     // A finished segment is forgotten in the attempt that finished it: it must not run twice.
     const Attempt<void> attempt =
         stash.sharing ? share_segment(context, ends, stash) : copy_segment(context, ends, stash);
-    if (!attempt.ok()) return attempt;
+    if (attempt.must_restart()) return attempt;
+    if (stash.sharing) leave_sharing(ends, stash);
+    if (attempt.failed()) return attempt;
     stash.segment_len = 0;
     Operation::current()->note_progress();
   }
@@ -198,6 +170,7 @@ Attempt<uint64_t> copy_range(FileContext& context, Inode& from, uint64_t from_po
   const Attempt<void> attempt = copy_segments(context, from, from_pos, to, to_pos, stash);
   if (attempt.must_restart()) return attempt.restart();
   // What was copied before an error stays and is reported; the next call meets the error.
+  if (attempt.failed()) stash.error = attempt.error();
   if (attempt.failed() && stash.done == 0) return attempt.error();
   return stash.done;
 }

@@ -6,13 +6,15 @@
 //
 // A last block that ends with the source is shared too, when the target ends there as well.
 //
+// What is shared in one call is the source at one moment, and one transaction up to a size:
+// remap.h.
+//
 // Monitor held for every call.
 #pragma once
 
 #include "core/file/read.h"
-#include "core/file/truncate.h"
+#include "core/file/remap.h"
 #include "core/file/write.h"
-#include "core/file/writeback.h"
 
 namespace fusefs {
 
@@ -20,6 +22,7 @@ struct CopyStash {
   uint64_t done = 0;  // bytes finished; survives restarts and errors
   uint64_t len = 0;   // as clipped to the source
   bool begun = false;
+  std::optional<Error> error;  // that made the copy shorter
   NamespaceStash names;
   // The segment under way.
   uint64_t segment_len = 0;  // 0: none
@@ -34,8 +37,7 @@ struct CopyStash {
   } phase = Phase::start;
   // Sharing.
   std::unique_ptr<WritebackStash> writeback;
-  TwoStateHold lower_hold;  // of the inode with the lower number
-  TwoStateHold higher_hold;
+  PairHold hold;
   FileBlock cursor;  // source blocks before it are shared
   // Copying.
   AlignedBuffer buffer;
@@ -49,6 +51,7 @@ struct CopyStash {
 // one moment, during which neither file is written. Each transaction shares a prefix further; a
 // crash leaves such a prefix.
 //   Returns   bytes copied; less at the end of the source, or when an error follows some progress
+//             (stash.error has it)
 //   Restarts  two_state, writeback, data_io, folio_locked, node_load, journal_space, memory
 //   Errors    overlapping_ranges (same file), no_space, file_too_large, not_permitted, io_failed,
 //             invalid_argument (not regular files)
