@@ -6,6 +6,8 @@
 #include <map>
 #include <string>
 
+#include "core/file/dedupe.h"
+#include "core/file/unshare.h"
 #include "core/volume/check.h"
 #include "tests/support/crash_model.h"
 #include "tests/support/sim_volume.h"
@@ -40,7 +42,9 @@ class History {
     if (what < 60) return read();
     if (what < 68) return truncate();
     if (what < 72) return punch();
-    if (what < 80) return clone();
+    if (what < 77) return clone();
+    if (what < 81) return dedupe();
+    if (what < 84) return unshare();
     if (what < 90) return fsync();
     if (what < 93) return sync();
     return sim_.world().run_for(random_.below(2 * kNsPerSecond));
@@ -190,16 +194,20 @@ class History {
     }
     trace("write %llu: %llu+%llu %s\n", ull(id), ull(first), ull(count),
           direct ? "direct" : "buffered");
-    const std::vector<uint64_t> words = model_.file(id).write(first, count);
-    AlignedBuffer data((count * kSectorBytes + kBlockBytes) / kBlockBytes * kBlockBytes);
+    return write_words(*open, first, model_.file(id).write(first, count), direct);
+  }
+
+  bool write_words(Open& open, uint64_t first, const std::vector<uint64_t>& words, bool direct) {
+    const size_t len = words.size() * kSectorBytes;
+    AlignedBuffer data((len + kBlockBytes) / kBlockBytes * kBlockBytes);
     auto* out = reinterpret_cast<uint64_t*>(data.data());
     for (const uint64_t word : words) out = std::fill_n(out, kSectorBytes / 8, word);
-    const auto written = sim_.write(*open->file.inode, first * kSectorBytes,
-                                    ConstBytes(data.bytes()).first(count * kSectorBytes),
-                                    direct ? SimVolume::How::direct : SimVolume::How::buffered);
+    const auto written =
+        sim_.write(*open.file.inode, first * kSectorBytes, ConstBytes(data.bytes()).first(len),
+                   direct ? SimVolume::How::direct : SimVolume::How::buffered);
     if (sim_.world().dead()) return false;
     REQUIRE(written.ok());
-    CHECK(written.value() == count * kSectorBytes);
+    CHECK(written.value() == len);
     return true;
   }
 
@@ -282,6 +290,55 @@ class History {
     if (sim_.world().dead()) return false;
     REQUIRE(copied.ok());
     CHECK(copied.value() == count * kSectorBytes);
+    return true;
+  }
+
+  // Blocks of one file, written to another: the same bytes in two places, and then in one.
+  bool dedupe() {
+    uint64_t from = 0;
+    uint64_t to = 0;
+    Open* source = random_open(&from);
+    Open* target = random_open(&to);
+    if (source == nullptr || from == to) return true;
+    const uint64_t blocks = model_.file(from).size() / kSectorsPerBlock;
+    if (blocks == 0) return true;
+    const uint64_t first = random_.below(blocks) * kSectorsPerBlock;
+    const uint64_t count =
+        std::min(random_.between(1, 12), blocks - first / kSectorsPerBlock) * kSectorsPerBlock;
+    const uint64_t at = random_.below(kSectorsMax / kSectorsPerBlock / 2) * kSectorsPerBlock;
+    trace("dedupe %llu: %llu+%llu with %llu: %llu\n", ull(from), ull(first), ull(count), ull(to),
+          ull(at));
+    std::vector<uint64_t> words;
+    for (uint64_t i = 0; i < count; ++i) words.push_back(model_.file(from).word(first + i));
+    model_.file(to).put(at, words);
+    if (!write_words(*target, at, words, random_.chance(0.5))) return false;
+    DedupeStash stash;
+    const auto same = sim_.world().run([&] {
+      return dedupe_range(sim_.files(), *source->file.inode, first * kSectorBytes,
+                          *target->file.inode, at * kSectorBytes, count * kSectorBytes, stash);
+    });
+    if (sim_.world().dead()) return false;
+    REQUIRE(same.ok());
+    CHECK(stash.same);
+    CHECK(same.value() == count * kSectorBytes);
+    return true;
+  }
+
+  bool unshare() {
+    uint64_t id = 0;
+    Open* open = random_open(&id);
+    if (open == nullptr) return true;
+    const uint64_t first = random_.below(kSectorsMax);
+    const uint64_t count = random_.between(1, kSectorsMax);
+    trace("unshare %llu: %llu+%llu\n", ull(id), ull(first), ull(count));
+    UnshareStash stash;
+    const bool keep_holes = random_.chance(0.5);
+    const auto copied = sim_.world().run([&] {
+      return unshare_range(sim_.files(), *open->file.inode, first * kSectorBytes,
+                           count * kSectorBytes, keep_holes, stash);
+    });
+    if (sim_.world().dead()) return false;
+    REQUIRE(copied.ok());
     return true;
   }
 

@@ -32,8 +32,9 @@ SimWorldOptions world_options(const TestSeed& seed, const SimVolumeOptions& opti
 }  // namespace
 
 SimVolume::SimVolume(const TestSeed& seed, const SimVolumeOptions& options) : options_(options) {
-  world_ = std::make_unique<SimWorld>(seed.seed, world_options(seed, options),
-                                      canary_image(options.size_bytes));
+  world_ =
+      std::make_unique<SimWorld>(seed.seed, world_options(seed, options),
+                                 options.canary ? canary_image(options.size_bytes) : SimImage());
   FormatOptions format;
   format.seed = seed.seed;
   format.discard = false;

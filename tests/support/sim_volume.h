@@ -24,6 +24,7 @@ struct SimVolumeOptions {
   bool lazytime = false;
   bool discard = false;
   FaultPolicy fault_policy = FaultPolicy::restart;
+  bool canary = true;  // false: zeroes before the format; for volumes too large to fill
   std::optional<uint64_t> cut_after_writes = {};  // SimDeviceOptions
 };
 
