@@ -8,9 +8,8 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
-#include "cli/mounted.h"
+#include "cli/ranges.h"
 #include "cli/tool.h"
-#include "fusefs/mount_options.h"
 
 namespace fusefs::cli {
 namespace {
@@ -22,24 +21,6 @@ struct CloneArguments {
   bool force = false;
   bool json = false;
 };
-
-// FROM:LEN[:TO]
-bool parse_range(const std::string& text, fusefs_clone_range* range) {
-  std::vector<uint64_t> numbers;
-  size_t at = 0;
-  while (at <= text.size()) {
-    const size_t colon = std::min(text.find(':', at), text.size());
-    const Result<uint64_t> number = parse_size(text.substr(at, colon - at));
-    if (!number.ok()) return false;
-    numbers.push_back(number.value());
-    at = colon + 1;
-  }
-  if (numbers.size() < 2 || numbers.size() > 3) return false;
-  range->source_pos = numbers[0];
-  range->len = numbers[1];
-  range->target_pos = numbers.size() == 3 ? numbers[2] : numbers[0];
-  return true;
-}
 
 std::string clone_error(int error) {
   switch (error) {
@@ -55,16 +36,19 @@ std::string clone_error(int error) {
 int run_clone(const CloneArguments& arguments) {
   Output out("clone", arguments.json);
   std::string message;
-  const std::optional<Mounted> source = open_mounted(arguments.source, &message);
+  const std::optional<SourceFile> source = open_source(arguments.source, &message);
   if (!source) return out.fail(message);
-  struct stat from {};
-  if (fstat(source->fd.get(), &from) != 0 || !S_ISREG(from.st_mode)) {
-    return out.fail(arguments.source + ": not a regular file");
-  }
+  const struct stat& from = source->status;
   fusefs_clone_range range{};
   const bool whole = arguments.range.empty();
-  if (!whole && !parse_range(arguments.range, &range)) {
-    return out.fail("--range " + arguments.range + ": say FROM:LEN or FROM:LEN:TO", kExitUsage);
+  if (!whole) {
+    const std::optional<RangeArgument> said = parse_range(arguments.range, true);
+    if (!said) {
+      return out.fail("--range " + arguments.range + ": say FROM:LEN or FROM:LEN:TO", kExitUsage);
+    }
+    range.source_pos = said->from;
+    range.len = said->len;
+    range.target_pos = said->to;
   }
   struct stat existing {};
   const bool created = stat(arguments.target.c_str(), &existing) != 0 && errno == ENOENT;
@@ -78,16 +62,17 @@ int run_clone(const CloneArguments& arguments) {
   struct stat to {};
   int error = 0;
   if (fstat(target.get(), &to) != 0) error = errno;
-  if (error == 0 && to.st_dev != from.st_dev) {
+  if (error == 0) message = one_mount_error(arguments.source, from, arguments.target, to);
+  if (!message.empty()) {
     if (created) unlink(arguments.target.c_str());
-    return out.fail(arguments.source + " and " + arguments.target +
-                    ": not on the same mount, blocks cannot be shared; copy with: cp");
+    return out.fail(message + "; copy with: cp");
   }
   // A whole clone has exactly the source's contents.
-  if (error == 0 && whole && to.st_size > from.st_size && ftruncate(target.get(), 0) != 0) {
+  if (error == 0 && whole && to.st_size > from.st_size &&
+      ftruncate(target.get(), from.st_size) != 0) {
     error = errno;
   }
-  if (error == 0 && ioctl(source->fd.get(), FUSEFS_IOC_SOURCE_TOKEN, &range.source) != 0) {
+  if (error == 0 && ioctl(source->mounted.fd.get(), FUSEFS_IOC_SOURCE_TOKEN, &range.source) != 0) {
     error = errno;
   }
   if (error == 0 && ioctl(target.get(), FUSEFS_IOC_CLONE_RANGE, &range) != 0) error = errno;

@@ -89,6 +89,8 @@ int run(int argc, char** argv) {
   add_dump(app, exit_code);
   add_stats(app, exit_code);
   add_clone(app, exit_code);
+  add_dedupe(app, exit_code);
+  add_unshare(app, exit_code);
   add_trim(app, exit_code);
   add_bench(app, exit_code);
   std::vector<std::string> words = arguments(argc, argv, app);

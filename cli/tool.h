@@ -106,6 +106,8 @@ void add_info(CLI::App& app, int& exit_code);
 void add_dump(CLI::App& app, int& exit_code);
 void add_stats(CLI::App& app, int& exit_code);
 void add_clone(CLI::App& app, int& exit_code);
+void add_dedupe(CLI::App& app, int& exit_code);
+void add_unshare(CLI::App& app, int& exit_code);
 void add_trim(CLI::App& app, int& exit_code);
 void add_bench(CLI::App& app, int& exit_code);
 

@@ -53,8 +53,8 @@ struct fusefs_stats_piece {
 };
 #define FUSEFS_IOC_STATS _IOWR(FUSEFS_IOCTL_MAGIC, 2, struct fusefs_stats_piece)
 
-/* Proof that the caller has a file open for reading, to be handed to FUSEFS_IOC_CLONE_RANGE; valid
- * while that descriptor is open. EBADF: not open for reading.
+/* Proof that the caller has a file open for reading, to be handed to FUSEFS_IOC_CLONE_RANGE and
+ * FUSEFS_IOC_DEDUPE_RANGE; valid while that descriptor is open. EBADF: not open for reading.
  */
 struct fusefs_source_token {
   __u64 handle;
@@ -62,12 +62,21 @@ struct fusefs_source_token {
 };
 #define FUSEFS_IOC_SOURCE_TOKEN _IOR(FUSEFS_IOCTL_MAGIC, 3, struct fusefs_source_token)
 
-/* Makes a range of this file, which is open for writing, share the blocks of a range of another
- * file of the mount (or of another range of itself): what FICLONERANGE does, which the kernel
- * does not pass on to FUSE. Positions and len are multiples of block_bytes, but len may also end
- * at the source's end; len = 0: to its end.
+/* Makes a range of this file, which is open for writing and without O_APPEND, share the blocks of a
+ * range of another file of the mount (or of another range of itself): what FICLONERANGE does,
+ * which the kernel does not pass on to FUSE. Positions and len are multiples of block_bytes, but
+ * len may also end at the source's end; len = 0: to its end.
  *
- * EINVAL: not aligned, beyond the source's end, overlapping. ESTALE: the token is not valid.
+ * Costs one change per extent, whatever its size. The target is the source at one moment, but for a
+ * part of a last block that ends with the source and not with the target: it is copied.
+ *
+ * A call of at most FUSEFS_REMAP_ATOMIC_BYTES, or with at most FUSEFS_REMAP_ATOMIC_PIECES extents on
+ * both sides, of whole blocks or to the end of both, is one transaction on a volume of at least
+ * FUSEFS_REMAP_ATOMIC_VOLUME: after a power cut all of it is there or nothing. A larger one
+ * becomes true from its beginning on, and a power cut leaves a prefix of it.
+ *
+ * EINVAL: not aligned, beyond the source's end, overlapping. ESTALE: the token is not valid: of
+ * another mount, or its file is closed. ENOSPC and EIO may leave a prefix.
  */
 struct fusefs_clone_range {
   struct fusefs_source_token source;
@@ -77,5 +86,53 @@ struct fusefs_clone_range {
   __u64 reserved; /* 0 */
 };
 #define FUSEFS_IOC_CLONE_RANGE _IOW(FUSEFS_IOCTL_MAGIC, 4, struct fusefs_clone_range)
+#define FUSEFS_REMAP_ATOMIC_BYTES (256u << 10)
+#define FUSEFS_REMAP_ATOMIC_PIECES 64u
+#define FUSEFS_REMAP_ATOMIC_VOLUME (1ull << 32)
+
+/* Makes a range of this file share the blocks of a range of another (or of itself) if they hold the
+ * same bytes, as FIDEDUPERANGE: the file is open for writing, or belongs to the caller, or the
+ * caller is root. Positions and len as for FUSEFS_IOC_CLONE_RANGE; the range lies inside both
+ * files, and what is behind its last whole block counts only where both files end. Contents, sizes
+ * and times do not change.
+ *
+ * Works in pieces of FUSEFS_DEDUPE_PIECE_BYTES: the first that differs ends it, those before it stay
+ * shared. Blocks that are shared already are not read.
+ *
+ * EINVAL: not aligned, beyond an end, overlapping, unknown version. ESTALE: as above. EPERM: not
+ * writable and not the caller's.
+ */
+struct fusefs_dedupe_range {
+  struct fusefs_source_token source;
+  __u64 source_pos;
+  __u64 len;
+  __u64 target_pos;
+  __u32 version;      /* of this structure: 1 */
+  __u32 flags;        /* in: 0; out: FUSEFS_DEDUPE_... */
+  __u64 same_bytes;   /* out: found to be the same */
+  __u64 shared_bytes; /* out: of these, newly shared, or freed where the source has a hole */
+};
+#define FUSEFS_DEDUPE_DIFFERS (1u << 0) /* somewhere behind same_bytes */
+#define FUSEFS_IOC_DEDUPE_RANGE _IOWR(FUSEFS_IOCTL_MAGIC, 5, struct fusefs_dedupe_range)
+#define FUSEFS_DEDUPE_PIECE_BYTES (1u << 20)
+
+/* Gives a range of this file, which is open for writing, blocks that no other file shares, so that
+ * writing it cannot fail for want of space: what fallocate(2) does with FALLOC_FL_UNSHARE_RANGE and
+ * FALLOC_FL_KEEP_SIZE, which the kernel does not pass on to FUSE. As there, holes get blocks too,
+ * unless told otherwise. len = 0: to the file's end; nothing is done behind it. Contents and size do
+ * not change, and times only if holes were filled. Durable when it returns.
+ *
+ * ENOSPC: at once, if there is less than it takes; if others took it meanwhile, what has been
+ * copied stays.
+ */
+struct fusefs_unshare_range {
+  __u64 pos;
+  __u64 len;
+  __u32 version;      /* of this structure: 1 */
+  __u32 flags;        /* FUSEFS_UNSHARE_... */
+  __u64 copied_bytes; /* out */
+};
+#define FUSEFS_UNSHARE_KEEP_HOLES (1u << 0)
+#define FUSEFS_IOC_UNSHARE_RANGE _IOWR(FUSEFS_IOCTL_MAGIC, 6, struct fusefs_unshare_range)
 
 #endif

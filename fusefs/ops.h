@@ -7,6 +7,7 @@
 //     ops_data.cc         read, write, fsync, fallocate, lseek, copy_file_range
 //     ops_xattr.cc        extended attributes and ACLs
 //     ops_ioctl.cc        ioctl
+//     ops_remap.cc        ioctl: clone, dedupe, unshare
 //     ops_volume.cc       statfs, syncfs
 //
 // Functions of libfuse's table are called by it while a request is being decoded

@@ -2,6 +2,7 @@
 #include <linux/falloc.h>
 #include <unistd.h>
 
+#include "core/file/unshare.h"
 #include "fusefs/ops.h"
 
 namespace fusefs {
@@ -192,17 +193,25 @@ std::optional<FallocateMode> fallocate_mode(uint32_t mode) {
 
 struct FallocateStash {
   PrivilegeStash privileges;
+  UnshareStash unshare;
   ShapeStash shape;
   bool done = false;
 };
 
 Attempt<void> shape_file(FuseOperation& op, FallocateStash& stash) {
   const auto& in = op.request().arg<fuse_fallocate_in>();
-  const std::optional<FallocateMode> mode = fallocate_mode(in.mode);
-  if (!mode) return Error::not_supported;
+  // No kernel so far passes it on.
+  const bool unshares = (in.mode & FALLOC_FL_UNSHARE_RANGE) != 0;
+  const std::optional<FallocateMode> mode =
+      fallocate_mode(in.mode & ~uint32_t{FALLOC_FL_UNSHARE_RANGE});
+  if (!mode || (unshares && *mode != FallocateMode::allocate)) return Error::not_supported;
   ATTEMPT(OpenFile * file, find_file(op, in.fh));
   if (!file->writable) return Error::bad_descriptor;
   ATTEMPT_OK(drop_privileges(op, file->inode->ino, stash.privileges));
+  if (unshares && !stash.done) {
+    ATTEMPT_OK(unshare_range(op.volume().files(), *file->inode, in.offset, in.length, true,
+                             stash.unshare));
+  }
   if (!stash.done) {
     const bool keep_size = (in.mode & FALLOC_FL_KEEP_SIZE) != 0;
     COMMIT_OK(fallocate_range(op.volume().files(), *file->inode, *mode, in.offset, in.length,

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "fusefs/fusefs_ioctl.h"
+#include "fusefs/ioctl_answer.h"
 #include "fusefs/ops.h"
 #include "fusefs/stats_text.h"
 
@@ -23,47 +24,6 @@ struct FsXattr {
   unsigned char pad[8];
 };
 static_assert(sizeof(FsXattr) == sizeof(fsxattr));
-
-// ---- Answers ----
-
-// What an ioctl copies out, up to the room the kernel has made from the command's size.
-struct IoctlStash {
-  int errno_value = 0;  // not one of the core's: ENOTTY, ESTALE
-  std::vector<std::byte> out;
-};
-
-void answer_ioctl(Reply& reply, IoctlStash& stash) {
-  if (stash.errno_value != 0) return reply.error(stash.errno_value);
-  const fuse_ioctl_out head{};
-  reply.data(bytes_of(head), stash.out);
-}
-
-template <class T>
-void set_out(FuseOperation& op, IoctlStash& stash, const T& object) {
-  const size_t room = op.request().arg<fuse_ioctl_in>().out_size;
-  const ConstBytes bytes = bytes_of(object).first(std::min(sizeof(T), room));
-  stash.out.assign(bytes.begin(), bytes.end());
-}
-
-// What the caller handed in, zeroes behind it.
-template <class T>
-T get_in(FuseOperation& op) {
-  T object{};
-  const auto& in = op.request().arg<fuse_ioctl_in>();
-  const ConstBytes bytes = op.request().after(sizeof(in)).first(in.in_size);
-  std::memcpy(&object, bytes.data(), std::min(sizeof(T), bytes.size()));
-  return object;
-}
-
-// An ioctl that needs no more than the inode and an answer.
-template <class Stash, class Fn>
-void serve_ioctl(Fn fn) {
-  struct All : IoctlStash {
-    Stash own;
-  };
-  serve<All>([fn](FuseOperation& op, All& stash) { return fn(op, stash, stash.own); },
-             [](Reply& reply, All& stash) { answer_ioctl(reply, stash); });
-}
 
 // ---- Inode flags ----
 
@@ -260,83 +220,6 @@ Attempt<void> stats_piece(FuseOperation& op, IoctlStash& stash, StatsOpStash& ow
   return {};
 }
 
-// ---- Clones ----
-
-void serve_source_token() {
-  serve_ioctl<PinsStash>([](FuseOperation& op, IoctlStash& stash, PinsStash&) -> Attempt<void> {
-    const uint64_t handle = op.request().arg<fuse_ioctl_in>().fh;
-    const OpenFile* file = op.server().open_files().find(handle);
-    if (file == nullptr || (file->flags & O_ACCMODE) == O_WRONLY) return Error::bad_descriptor;
-    set_out(op, stash, fusefs_source_token{handle, op.server().open_files().secret(handle)});
-    return {};
-  });
-}
-
-struct CloneStash {
-  enum class Phase : uint8_t { flush_source, flush_target, privileges, copy, settle, refresh };
-  Phase phase = Phase::flush_source;
-  Notifier::Stash notify_source;
-  Notifier::Stash notify_target;
-  Notifier::Stash notify_changed;
-  NamespaceStash names;
-  CopyStash copy;
-};
-
-Result<uint64_t> clone_len(const fusefs_clone_range& range, uint64_t source_size) {
-  if (range.reserved != 0 || range.source_pos > source_size) return Error::invalid_argument;
-  const uint64_t rest = source_size - range.source_pos;
-  const uint64_t len = range.len != 0 ? range.len : rest;
-  if (len > rest) return Error::invalid_argument;
-  const bool aligned = range.source_pos % kBlockBytes == 0 && range.target_pos % kBlockBytes == 0 &&
-                       (len % kBlockBytes == 0 || len == rest);
-  if (!aligned) return Error::invalid_argument;
-  return len;
-}
-
-// The kernel knows nothing of this: what it has of mapped pages must come to us before, and what
-// it keeps of the target must go afterwards.
-Attempt<void> clone(FuseOperation& op, IoctlStash& answer, CloneStash& stash) {
-  using Phase = CloneStash::Phase;
-  const auto range = get_in<fusefs_clone_range>(op);
-  Server& server = op.server();
-  OpenFile* target = server.open_files().find(op.request().arg<fuse_ioctl_in>().fh);
-  if (target == nullptr || !target->writable) return Error::bad_descriptor;
-  OpenFile* source = server.open_files().find_by_secret(range.source.handle, range.source.secret);
-  if (source == nullptr) {
-    answer.errno_value = ESTALE;
-    return {};
-  }
-  Inode& from = *source->inode;
-  Inode& to = *target->inode;
-  Notifier& notifier = server.notifier();
-  const Result<uint64_t> len = clone_len(range, from.attr.size);
-  if (!len.ok()) return len.error();
-
-  if (stash.phase == Phase::flush_source) {
-    ATTEMPT_OK(notifier.invalidate(from.ino, range.source_pos, range.len, stash.notify_source));
-    stash.phase = Phase::flush_target;
-  }
-  if (stash.phase == Phase::flush_target) {
-    ATTEMPT_OK(notifier.invalidate(to.ino, range.target_pos, range.len, stash.notify_target));
-    stash.phase = Phase::privileges;
-  }
-  if (stash.phase == Phase::privileges) {
-    COMMIT_OK(op.volume().names().kill_privileges(to.ino, !op.from_root(), stash.names));
-    stash.phase = Phase::copy;
-  }
-  if (stash.phase == Phase::copy) {
-    COMMIT(const uint64_t copied, copy_range(op.volume().files(), from, range.source_pos, to,
-                                             range.target_pos, len.value(), stash.copy));
-    op.set_bytes(copied);
-    stash.phase = Phase::settle;
-  }
-  if (stash.phase == Phase::settle) {
-    ATTEMPT_OK(server.settle(to.changed_seq, to));
-    stash.phase = Phase::refresh;
-  }
-  return notifier.invalidate(to.ino, range.target_pos, range.len, stash.notify_changed);
-}
-
 // ---- Dispatch ----
 
 void serve_unknown() {
@@ -370,12 +253,8 @@ void ioctl(fuse_req_t req, fuse_ino_t, unsigned command, void*, fuse_file_info*,
       return serve_info();
     case FUSEFS_IOC_STATS:
       return serve_ioctl<StatsOpStash>(stats_piece);
-    case FUSEFS_IOC_SOURCE_TOKEN:
-      return serve_source_token();
-    case FUSEFS_IOC_CLONE_RANGE:
-      return serve_ioctl<CloneStash>(clone);
     default:
-      return serve_unknown();
+      if (!serve_remap_ioctl(command)) serve_unknown();
   }
 }
 

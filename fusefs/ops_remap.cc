@@ -1,0 +1,221 @@
+// The ioctls that share blocks between files, and give files their own again.
+//
+// The kernel knows nothing of them: what it has of mapped pages must come to us before, and what
+// it keeps of a range that has changed must go afterwards.
+#include <fcntl.h>
+
+#include <cerrno>
+#include <optional>
+
+#include "core/file/dedupe.h"
+#include "core/file/unshare.h"
+#include "fusefs/fusefs_ioctl.h"
+#include "fusefs/ioctl_answer.h"
+
+namespace fusefs {
+namespace {
+
+static_assert(FUSEFS_REMAP_ATOMIC_BYTES == kRemapAtomicBytes);
+static_assert(FUSEFS_DEDUPE_PIECE_BYTES == kDedupePieceBytes);
+
+// ---- Source tokens ----
+
+struct TokenStash {};
+
+void serve_source_token() {
+  serve_ioctl<TokenStash>([](FuseOperation& op, IoctlStash& stash, TokenStash&) -> Attempt<void> {
+    const uint64_t handle = op.request().arg<fuse_ioctl_in>().fh;
+    const OpenFile* file = op.server().open_files().find(handle);
+    if (file == nullptr || (file->flags & O_ACCMODE) == O_WRONLY) return Error::bad_descriptor;
+    set_out(op, stash, fusefs_source_token{handle, op.server().open_files().secret(handle)});
+    return {};
+  });
+}
+
+// The source that a token names; null for one that is not valid. The token may become so while
+// the operation runs, and the operation needs the inode to its end.
+void find_source(FuseOperation& op, const fusefs_source_token& token, InodeRef& source) {
+  if (source) return;
+  const OpenFile* file = op.server().open_files().find_by_secret(token.handle, token.secret);
+  if (file != nullptr) source = file->inode;
+}
+
+// ---- Clone ----
+
+struct CloneStash {
+  InodeRef source;  // before what holds its locks
+  enum class Phase : uint8_t {
+    start,
+    flush_source,
+    flush_target,
+    privileges,
+    copy,
+    settle,
+    refresh
+  };
+  Phase phase = Phase::start;
+  uint64_t len = 0;
+  Notifier::Stash notify_source;
+  Notifier::Stash notify_target;
+  Notifier::Stash notify_changed;
+  NamespaceStash names;
+  CopyStash copy;
+};
+
+Result<uint64_t> clone_len(const fusefs_clone_range& range, uint64_t source_size) {
+  if (range.reserved != 0 || range.source_pos > source_size) return Error::invalid_argument;
+  const uint64_t rest = source_size - range.source_pos;
+  const uint64_t len = range.len != 0 ? range.len : rest;
+  if (len > rest) return Error::invalid_argument;
+  const bool aligned = range.source_pos % kBlockBytes == 0 && range.target_pos % kBlockBytes == 0 &&
+                       (len % kBlockBytes == 0 || len == rest);
+  if (!aligned) return Error::invalid_argument;
+  return len;
+}
+
+Attempt<void> clone(FuseOperation& op, IoctlStash& answer, CloneStash& stash) {
+  using Phase = CloneStash::Phase;
+  const auto range = get_in<fusefs_clone_range>(op);
+  Server& server = op.server();
+  OpenFile* target = server.open_files().find(op.request().arg<fuse_ioctl_in>().fh);
+  if (target == nullptr || !target->writable || (target->flags & O_APPEND) != 0) {
+    return Error::bad_descriptor;
+  }
+  find_source(op, range.source, stash.source);
+  if (!stash.source) {
+    answer.errno_value = ESTALE;
+    return {};
+  }
+  Inode& from = *stash.source;
+  Inode& to = *target->inode;
+  Notifier& notifier = server.notifier();
+  if (stash.phase == Phase::start) {
+    TRY(stash.len, clone_len(range, from.attr.size));
+    stash.phase = Phase::flush_source;
+  }
+  if (stash.phase == Phase::flush_source) {
+    ATTEMPT_OK(notifier.invalidate(from.ino, range.source_pos, range.len, stash.notify_source));
+    stash.phase = Phase::flush_target;
+  }
+  if (stash.phase == Phase::flush_target) {
+    ATTEMPT_OK(notifier.invalidate(to.ino, range.target_pos, range.len, stash.notify_target));
+    stash.phase = Phase::privileges;
+  }
+  if (stash.phase == Phase::privileges) {
+    COMMIT_OK(op.volume().names().kill_privileges(to.ino, !op.from_root(), stash.names));
+    stash.phase = Phase::copy;
+  }
+  if (stash.phase == Phase::copy) {
+    COMMIT(const uint64_t copied, copy_range(op.volume().files(), from, range.source_pos, to,
+                                             range.target_pos, stash.len, stash.copy));
+    op.set_bytes(copied);
+    // There is no place in the answer for less: the source became shorter, or an error came.
+    if (copied < stash.len) return stash.copy.error.value_or(Error::invalid_argument);
+    stash.phase = Phase::settle;
+  }
+  if (stash.phase == Phase::settle) {
+    ATTEMPT_OK(server.settle(to.changed_seq, to));
+    stash.phase = Phase::refresh;
+  }
+  return notifier.invalidate(to.ino, range.target_pos, range.len, stash.notify_changed);
+}
+
+// ---- Dedupe ----
+
+struct DedupeOpStash {
+  InodeRef source;  // before what holds its locks
+  enum class Phase : uint8_t { start, flush_source, flush_target, dedupe };
+  Phase phase = Phase::start;
+  uint64_t len = 0;
+  Notifier::Stash notify_source;
+  Notifier::Stash notify_target;
+  DedupeStash dedupe;
+};
+
+// As the kernel for FIDEDUPERANGE: contents do not change, so that their owner may always.
+bool may_dedupe(const FuseOperation& op, const OpenFile& target) {
+  return op.from_root() || target.writable || op.caller().uid == target.inode->attr.uid;
+}
+
+Attempt<void> dedupe(FuseOperation& op, IoctlStash& answer, DedupeOpStash& stash) {
+  using Phase = DedupeOpStash::Phase;
+  auto range = get_in<fusefs_dedupe_range>(op);
+  if (range.version != 1 || range.flags != 0) return Error::invalid_argument;
+  Server& server = op.server();
+  OpenFile* target = server.open_files().find(op.request().arg<fuse_ioctl_in>().fh);
+  if (target == nullptr) return Error::bad_descriptor;
+  if (!may_dedupe(op, *target)) return Error::not_permitted;
+  find_source(op, range.source, stash.source);
+  if (!stash.source) {
+    answer.errno_value = ESTALE;
+    return {};
+  }
+  Inode& from = *stash.source;
+  Inode& to = *target->inode;
+  Notifier& notifier = server.notifier();
+  if (stash.phase == Phase::start) {
+    const uint64_t size = from.attr.size;
+    if (range.source_pos > size) return Error::invalid_argument;
+    stash.len = range.len != 0 ? range.len : size - range.source_pos;
+    stash.phase = Phase::flush_source;
+  }
+  if (stash.phase == Phase::flush_source) {
+    ATTEMPT_OK(notifier.invalidate(from.ino, range.source_pos, range.len, stash.notify_source));
+    stash.phase = Phase::flush_target;
+  }
+  if (stash.phase == Phase::flush_target) {
+    ATTEMPT_OK(notifier.invalidate(to.ino, range.target_pos, range.len, stash.notify_target));
+    stash.phase = Phase::dedupe;
+  }
+  COMMIT(range.same_bytes, dedupe_range(op.volume().files(), from, range.source_pos, to,
+                                        range.target_pos, stash.len, stash.dedupe));
+  range.shared_bytes = stash.dedupe.shared;
+  if (!stash.dedupe.same) range.flags |= FUSEFS_DEDUPE_DIFFERS;
+  op.set_bytes(range.same_bytes);
+  set_out(op, answer, range);
+  return {};
+}
+
+// ---- Unshare ----
+
+struct UnshareOpStash {
+  UnshareStash unshare;
+};
+
+Attempt<void> unshare(FuseOperation& op, IoctlStash& answer, UnshareOpStash& stash) {
+  auto range = get_in<fusefs_unshare_range>(op);
+  if (range.version != 1 || (range.flags & ~FUSEFS_UNSHARE_KEEP_HOLES) != 0) {
+    return Error::invalid_argument;
+  }
+  OpenFile* file = op.server().open_files().find(op.request().arg<fuse_ioctl_in>().fh);
+  if (file == nullptr || !file->writable) return Error::bad_descriptor;
+  const bool keep_holes = (range.flags & FUSEFS_UNSHARE_KEEP_HOLES) != 0;
+  COMMIT(range.copied_bytes, unshare_range(op.volume().files(), *file->inode, range.pos, range.len,
+                                           keep_holes, stash.unshare));
+  op.set_bytes(range.copied_bytes);
+  set_out(op, answer, range);
+  return {};
+}
+
+}  // namespace
+
+bool serve_remap_ioctl(unsigned command) {
+  switch (command) {
+    case FUSEFS_IOC_SOURCE_TOKEN:
+      serve_source_token();
+      return true;
+    case FUSEFS_IOC_CLONE_RANGE:
+      serve_ioctl<CloneStash>(clone);
+      return true;
+    case FUSEFS_IOC_DEDUPE_RANGE:
+      serve_ioctl<DedupeOpStash>(dedupe);
+      return true;
+    case FUSEFS_IOC_UNSHARE_RANGE:
+      serve_ioctl<UnshareOpStash>(unshare);
+      return true;
+    default:
+      return false;
+  }
+}
+
+}  // namespace fusefs
