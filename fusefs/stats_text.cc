@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "core/memory/shared_blocks.h"
 #include "core/volume/stats_collector.h"
 
 namespace fusefs {
@@ -44,6 +45,9 @@ Json collect(Server& server) {
   input.file = &volume.files().stats;
   input.faults = &volume.files().faults;
   input.page_cache = &volume.cache().stats();
+  const SharedPageStats shared_pages{volume.cache().shared().size(),
+                                     volume.cache().shared().hit_count()};
+  input.shared_pages = &shared_pages;
   input.resident_bytes = resident_bytes();
   input.tree = &tree;
   input.store = &volume.store().stats();

@@ -105,11 +105,13 @@ constexpr StatEntry kReflink[] = {
     {"reflink.clone_bytes", integer, counter, "of files, shared by them or taken as holes"},
     {"reflink.dedupe_count", integer, counter,
      "ranges deduplicated that were found to be the same"},
-    {"reflink.dedupe_bytes", integer, counter, "newly shared by them"},
+    {"reflink.dedupe_bytes", integer, counter, "newly shared by them, or freed for a hole"},
     {"reflink.unshare_bytes", integer, counter, "copied by unshare to blocks of one owner"},
     {"reflink.shared_blocks", integer, gauge, "blocks with two owners or more"},
     {"reflink.cow_break_count", integer, counter, "shared extents replaced before a write"},
     {"reflink.cow_break_bytes", integer, counter, "of these"},
+    {"reflink.shared_page_hit_count", integer, counter, "pages of shared blocks found in memory"},
+    {"reflink.shared_pages", integer, gauge, "of these in memory, each once for all owners"},
 };
 
 constexpr StatEntry kMemory[] = {

@@ -124,6 +124,10 @@ Json reflink_section(const FileStats& file, const StatsInput& input) {
   if (input.shared_blocks) json["shared_blocks"] = *input.shared_blocks;
   json["cow_break_count"] = file.cow_break_count;
   json["cow_break_bytes"] = file.cow_break_bytes;
+  if (input.shared_pages != nullptr) {
+    json["shared_page_hit_count"] = input.shared_pages->hit_count;
+    json["shared_pages"] = input.shared_pages->page_count;
+  }
   return json;
 }
 

@@ -28,6 +28,12 @@
 
 namespace fusefs {
 
+// Of the pages that clones have in common (core/memory/shared_blocks.h).
+struct SharedPageStats {
+  uint64_t page_count = 0;
+  uint64_t hit_count = 0;
+};
+
 struct StatsInput {
   const KernelFacts* kernel = nullptr;
 
@@ -44,6 +50,7 @@ struct StatsInput {
   const FileStats* file = nullptr;
   const FaultStats* faults = nullptr;
   const PageCacheStats* page_cache = nullptr;
+  const SharedPageStats* shared_pages = nullptr;
   std::optional<uint64_t> resident_bytes;  // of the process
   const TreeStats* tree = nullptr;
   const StoreStats* store = nullptr;

@@ -23,6 +23,7 @@ struct Everything {
   FileStats file;
   FaultStats faults;
   PageCacheStats page_cache;
+  SharedPageStats shared_pages;
   TreeStats tree;
   StoreStats store;
   DeviceGeometry device;
@@ -46,6 +47,7 @@ struct Everything {
     input.file = &file;
     input.faults = &faults;
     input.page_cache = &page_cache;
+    input.shared_pages = &shared_pages;
     input.resident_bytes = 1;
     input.tree = &tree;
     input.store = &store;
