@@ -124,11 +124,13 @@ Attempt<void> clone(FuseOperation& op, IoctlStash& answer, CloneStash& stash) {
 
 struct DedupeOpStash {
   InodeRef source;  // before what holds its locks
-  enum class Phase : uint8_t { start, flush_source, flush_target, dedupe };
+  enum class Phase : uint8_t { start, flush_source, flush_target, dedupe, refresh };
   Phase phase = Phase::start;
   uint64_t len = 0;
   Notifier::Stash notify_source;
   Notifier::Stash notify_target;
+  Notifier::Stash notify_changed;
+  uint64_t same_bytes = 0;
   DedupeStash dedupe;
 };
 
@@ -167,11 +169,19 @@ Attempt<void> dedupe(FuseOperation& op, IoctlStash& answer, DedupeOpStash& stash
     ATTEMPT_OK(notifier.invalidate(to.ino, range.target_pos, range.len, stash.notify_target));
     stash.phase = Phase::dedupe;
   }
-  COMMIT(range.same_bytes, dedupe_range(op.volume().files(), from, range.source_pos, to,
-                                        range.target_pos, stash.len, stash.dedupe));
+  if (stash.phase == Phase::dedupe) {
+    COMMIT(stash.same_bytes, dedupe_range(op.volume().files(), from, range.source_pos, to,
+                                          range.target_pos, stash.len, stash.dedupe));
+    op.set_bytes(stash.same_bytes);
+    stash.phase = Phase::refresh;
+  }
+  // Where the source has a hole, the target has fewer blocks now.
+  if (stash.dedupe.shared != 0) {
+    ATTEMPT_OK(notifier.invalidate_attr(to.ino, stash.notify_changed));
+  }
+  range.same_bytes = stash.same_bytes;
   range.shared_bytes = stash.dedupe.shared;
   if (!stash.dedupe.same) range.flags |= FUSEFS_DEDUPE_DIFFERS;
-  op.set_bytes(range.same_bytes);
   set_out(op, answer, range);
   return {};
 }
@@ -179,7 +189,10 @@ Attempt<void> dedupe(FuseOperation& op, IoctlStash& answer, DedupeOpStash& stash
 // ---- Unshare ----
 
 struct UnshareOpStash {
+  uint64_t copied = 0;
+  bool done = false;
   UnshareStash unshare;
+  Notifier::Stash notify;
 };
 
 Attempt<void> unshare(FuseOperation& op, IoctlStash& answer, UnshareOpStash& stash) {
@@ -189,10 +202,16 @@ Attempt<void> unshare(FuseOperation& op, IoctlStash& answer, UnshareOpStash& sta
   }
   OpenFile* file = op.server().open_files().find(op.request().arg<fuse_ioctl_in>().fh);
   if (file == nullptr || !file->writable) return Error::bad_descriptor;
-  const bool keep_holes = (range.flags & FUSEFS_UNSHARE_KEEP_HOLES) != 0;
-  COMMIT(range.copied_bytes, unshare_range(op.volume().files(), *file->inode, range.pos, range.len,
-                                           keep_holes, stash.unshare));
-  op.set_bytes(range.copied_bytes);
+  if (!stash.done) {
+    const bool keep_holes = (range.flags & FUSEFS_UNSHARE_KEEP_HOLES) != 0;
+    COMMIT(stash.copied, unshare_range(op.volume().files(), *file->inode, range.pos, range.len,
+                                       keep_holes, stash.unshare));
+    op.set_bytes(stash.copied);
+    stash.done = true;
+  }
+  // Holes that were filled show in st_blocks.
+  ATTEMPT_OK(op.server().notifier().invalidate_attr(file->inode->ino, stash.notify));
+  range.copied_bytes = stash.copied;
   set_out(op, answer, range);
   return {};
 }
