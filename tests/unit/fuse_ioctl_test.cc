@@ -46,6 +46,8 @@ TEST_CASE("commands fit what the kernel passes to FUSE, and have no holes in the
   CHECK(sizeof(fusefs_info) == 4472);
   CHECK(sizeof(fusefs_stats_piece) == 8192);
   CHECK(sizeof(fusefs_clone_range) == 48);
+  CHECK(sizeof(fusefs_dedupe_range) == 64);
+  CHECK(sizeof(fusefs_unshare_range) == 32);
 }
 
 TEST_CASE("statistics are read in pieces of one snapshot, whatever happens in between") {
@@ -179,6 +181,104 @@ TEST_CASE("a clone needs a token that only an opener for reading can have") {
     range.source.secret ^= 1;
     rig.release(source, source_handle);
     CHECK(clone() == ESTALE);
+  });
+}
+
+TEST_CASE("a file is not cloned into one that is open for appending") {
+  FuseRig rig(TestSeed{1});
+  uint64_t source_handle = 0;
+  const uint64_t source = rig.create("source", &source_handle).nodeid;
+  const uint64_t target = rig.create("target").nodeid;
+  const uint64_t appending = rig.open(target, O_RDWR | O_APPEND);
+  fusefs_clone_range range{};
+  range.source =
+      answer_of<fusefs_source_token>(ioctl(rig, source, source_handle, FUSEFS_IOC_SOURCE_TOKEN, 0));
+  CHECK(ioctl(rig, target, appending, FUSEFS_IOC_CLONE_RANGE, range).error == EBADF);
+}
+
+TEST_CASE("dedupe is for who may write the target or owns it, and tells what it found") {
+  for_each_seed(1, [](const TestSeed& seed) {
+    FuseRig rig(seed);
+    uint64_t source_handle = 0;
+    uint64_t target_handle = 0;
+    const uint64_t source = rig.create("source", &source_handle).nodeid;
+    const uint64_t target = rig.create("target", &target_handle).nodeid;
+    Message data(20'000, std::byte{7});
+    REQUIRE(rig.write(source, source_handle, 0, data).error == 0);
+    REQUIRE(rig.write(target, target_handle, 0, data).error == 0);
+    fusefs_dedupe_range range{};
+    range.version = 1;
+    range.source = answer_of<fusefs_source_token>(
+        ioctl(rig, source, source_handle, FUSEFS_IOC_SOURCE_TOKEN, 0));
+    const auto dedupe = [&](uint64_t handle) {
+      return ioctl(rig, target, handle, FUSEFS_IOC_DEDUPE_RANGE, range);
+    };
+    FakeReply reply = dedupe(target_handle);
+    REQUIRE(reply.error == 0);
+    auto answer = answer_of<fusefs_dedupe_range>(reply);
+    CHECK(answer.flags == 0);
+    CHECK(answer.same_bytes == 20'000);
+    CHECK(answer.shared_bytes == 20'480);
+    answer = answer_of<fusefs_dedupe_range>(dedupe(target_handle));
+    CHECK(answer.same_bytes == 20'000);
+    CHECK(answer.shared_bytes == 0);
+    CHECK(rig.read(target, target_handle, 0, 1 << 20).body == data);
+
+    Message other(100, std::byte{8});
+    REQUIRE(rig.write(target, target_handle, 5000, other).error == 0);
+    answer = answer_of<fusefs_dedupe_range>(dedupe(target_handle));
+    CHECK(answer.flags == FUSEFS_DEDUPE_DIFFERS);
+    CHECK(answer.same_bytes == 0);
+
+    const uint64_t read_only = rig.open(target, O_RDONLY);
+    CHECK(dedupe(read_only).error == 0);  // root's
+    rig.kernel().set_caller(1000, 1000);
+    CHECK(dedupe(read_only).error == EPERM);
+    CHECK(dedupe(target_handle).error == 0);
+    rig.kernel().set_caller(0, 0);
+
+    range.version = 2;
+    CHECK(dedupe(target_handle).error == EINVAL);
+    range.version = 1;
+    range.target_pos = 4096;
+    CHECK(dedupe(target_handle).error == EINVAL);  // beyond the target's end
+    range.target_pos = 0;
+    range.source.secret ^= 1;
+    CHECK(dedupe(target_handle).error == ESTALE);
+  });
+}
+
+TEST_CASE("unshare gives a file its own blocks, and needs it open for writing") {
+  for_each_seed(1, [](const TestSeed& seed) {
+    FuseRig rig(seed);
+    uint64_t source_handle = 0;
+    uint64_t target_handle = 0;
+    const uint64_t source = rig.create("source", &source_handle).nodeid;
+    const uint64_t target = rig.create("target", &target_handle).nodeid;
+    Message data(20'000, std::byte{7});
+    REQUIRE(rig.write(source, source_handle, 0, data).error == 0);
+    fusefs_clone_range cloned{};
+    cloned.source = answer_of<fusefs_source_token>(
+        ioctl(rig, source, source_handle, FUSEFS_IOC_SOURCE_TOKEN, 0));
+    REQUIRE(ioctl(rig, target, target_handle, FUSEFS_IOC_CLONE_RANGE, cloned).error == 0);
+
+    fusefs_unshare_range range{};
+    range.version = 1;
+    const auto unshare = [&](uint64_t handle) {
+      return ioctl(rig, target, handle, FUSEFS_IOC_UNSHARE_RANGE, range);
+    };
+    CHECK(unshare(rig.open(target, O_RDONLY)).error == EBADF);
+    range.len = 4096;
+    CHECK(answer_of<fusefs_unshare_range>(unshare(target_handle)).copied_bytes == 4096);
+    range.len = 0;
+    CHECK(answer_of<fusefs_unshare_range>(unshare(target_handle)).copied_bytes == 16'384);
+    CHECK(answer_of<fusefs_unshare_range>(unshare(target_handle)).copied_bytes == 0);
+    CHECK(rig.read(target, target_handle, 0, 1 << 20).body == data);
+    range.flags = 4;
+    CHECK(unshare(target_handle).error == EINVAL);
+    range.flags = 0;
+    range.version = 0;
+    CHECK(unshare(target_handle).error == EINVAL);
   });
 }
 
