@@ -148,6 +148,9 @@ Result<void> MountedVolume::begin_serving(std::string* message) {
   handshake.max_background = options_.max_background;
   TRY(server_->kernel(), shake_hands(*channel_, session_->get(), handshake, message));
 
+  const Bytes buffers = server_->buffers().region();
+  const iovec registered{buffers.data(), buffers.size()};
+  device_->register_buffers(std::span(&registered, 1));
   reactors_ = std::make_unique<ReactorGroup>(monitor_, scheduler_, *device_);
   server_->set_engine({device_.get(), reactors_.get(), thread_count_});
   fuse_source_ =

@@ -1,22 +1,50 @@
 #include "fusefs/request_buffer.h"
 
+#include <sys/mman.h>
+
+#include "core/base/check.h"
+
 namespace fusefs {
 namespace {
 
-constexpr size_t round_up_pages(size_t len) {
-  return (len + kBlockBytes - 1) & ~size_t{kBlockBytes - 1};
+constexpr size_t kHugePageBytes = size_t{2} << 20;
+
+constexpr size_t round_up(size_t len, size_t unit) { return (len + unit - 1) / unit * unit; }
+
+// `len` is a multiple of kHugePageBytes, and so is the address.
+Bytes map_region(size_t len) {
+  void* mapped = mmap(nullptr, len + kHugePageBytes, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  CHECK_MSG(mapped != MAP_FAILED, "no memory for request buffers");
+  auto* const all = static_cast<std::byte*>(mapped);
+  const size_t skip = round_up(reinterpret_cast<uintptr_t>(all), kHugePageBytes) -
+                      reinterpret_cast<uintptr_t>(all);
+  if (skip != 0) munmap(all, skip);
+  if (skip != kHugePageBytes) munmap(all + skip + len, kHugePageBytes - skip);
+  madvise(all + skip, len, MADV_HUGEPAGE);  // slower without
+  return {all + skip, len};
 }
 
 }  // namespace
 
 PooledBuffer::~PooledBuffer() {
-  if (pool_ != nullptr && memory_) pool_->give_back(std::move(memory_));
+  if (pool_ != nullptr) pool_->give_back(bytes_);
 }
 
 BufferPool::BufferPool(size_t payload_bytes_max)
-    : large_bytes_(kBlockBytes + round_up_pages(payload_bytes_max)) {
-  free_small_.reserve(kSmallBuffersKept);
-  free_large_.reserve(kLargeBuffersKept);
+    : large_bytes_(kBlockBytes + round_up(payload_bytes_max, kBlockBytes)),
+      region_(map_region(round_up(
+          kLargeBuffersKept * large_bytes_ + kSmallBuffersKept * kSmallBufferBytes,
+          kHugePageBytes))) {
+  std::byte* at = region_.data();
+  for (size_t i = 0; i < kLargeBuffersKept; ++i, at += large_bytes_) free_large_.push_back(at);
+  for (size_t i = 0; i < kSmallBuffersKept; ++i, at += kSmallBufferBytes) free_small_.push_back(at);
+}
+
+BufferPool::~BufferPool() {
+  CHECK_MSG(free_small_.size() == kSmallBuffersKept && free_large_.size() == kLargeBuffersKept,
+            "a request outlives the buffers");
+  munmap(region_.data(), region_.size());
 }
 
 PooledBuffer BufferPool::take_small() { return take(free_small_, kSmallBufferBytes); }
@@ -25,29 +53,24 @@ PooledBuffer BufferPool::take_large() { return take(free_large_, large_bytes_); 
 PooledBuffer BufferPool::take(size_t len) {
   if (len <= kSmallBufferBytes) return take_small();
   if (len <= large_bytes_) return take_large();
-  return PooledBuffer(*this, AlignedBuffer(round_up_pages(len)));
+  return PooledBuffer(AlignedBuffer(round_up(len, kBlockBytes)));
 }
 
-PooledBuffer BufferPool::take(std::vector<AlignedBuffer>& free, size_t len) {
+PooledBuffer BufferPool::take(std::vector<std::byte*>& free, size_t len) {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (!free.empty()) {
-      AlignedBuffer memory = std::move(free.back());
+      std::byte* const memory = free.back();
       free.pop_back();
-      return PooledBuffer(*this, std::move(memory));
+      return PooledBuffer(*this, {memory, len});
     }
   }
-  return PooledBuffer(*this, AlignedBuffer(len));
+  return PooledBuffer(AlignedBuffer(len));
 }
 
-void BufferPool::give_back(AlignedBuffer memory) {
-  const bool small = memory.size() == kSmallBufferBytes;
-  if (!small && memory.size() != large_bytes_) return;
-  std::vector<AlignedBuffer>& free = small ? free_small_ : free_large_;
+void BufferPool::give_back(Bytes bytes) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (free.size() < (small ? kSmallBuffersKept : kLargeBuffersKept)) {
-    free.push_back(std::move(memory));
-  }
+  (bytes.size() == kSmallBufferBytes ? free_small_ : free_large_).push_back(bytes.data());
 }
 
 }  // namespace fusefs
