@@ -56,7 +56,7 @@ int run_clone(const CloneArguments& arguments) {
     return out.fail(arguments.target + ": exists; give -f to replace its contents");
   }
   const OwnedFd target(open(arguments.target.c_str(),
-                            O_RDWR | O_CREAT | O_CLOEXEC | (created ? O_EXCL : 0),
+                            O_WRONLY | O_CREAT | O_CLOEXEC | (created ? O_EXCL : 0),
                             from.st_mode & 07777));
   if (!target) return out.fail(arguments.target + ": " + std::strerror(errno));
   struct stat to {};

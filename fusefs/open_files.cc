@@ -22,6 +22,7 @@ uint64_t OpenFiles::open(InodeRef inode, int flags) {
   slot.file->writable = (flags & O_ACCMODE) != O_RDONLY;
   slot.file->write_errors_seen = inode->write_error_count;
   ++inode->open_count;
+  if ((flags & O_ACCMODE) == O_RDWR) ++read_write_[inode->ino];
   slot.file->inode = std::move(inode);
   return (uint64_t{slot.use} << 32) | index;
 }
@@ -57,6 +58,9 @@ InodeRef OpenFiles::close(uint64_t handle) {
   if (find(handle) == nullptr) return {};
   const auto index = static_cast<uint32_t>(handle);
   InodeRef inode = std::move(slots_[index].file->inode);
+  if ((slots_[index].file->flags & O_ACCMODE) == O_RDWR && --read_write_[inode->ino] == 0) {
+    read_write_.erase(inode->ino);
+  }
   slots_[index].file.reset();
   free_.push_back(index);
   --count_;

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <unordered_map>
 #include <vector>
 
 #include "core/file/file_context.h"
@@ -26,6 +27,9 @@ class OpenFiles {
   uint64_t secret(uint64_t handle);
   // The file whose handle and secret these are; null for any other pair.
   OpenFile* find_by_secret(uint64_t handle, uint64_t secret);
+  // Whether somebody has the inode open for reading and writing. A store through mmap needs that,
+  // and Linux sends what was stored before it closes: without, the kernel keeps nothing from us.
+  bool may_be_mapped_writable(InodeNo ino) const { return read_write_.contains(ino); }
   void close_all();
   uint64_t count() const { return count_; }
 
@@ -37,6 +41,7 @@ class OpenFiles {
   };
   std::vector<Slot> slots_;
   std::vector<uint32_t> free_;
+  std::unordered_map<InodeNo, uint32_t> read_write_;  // handles that are O_RDWR
   uint64_t count_ = 0;
 };
 

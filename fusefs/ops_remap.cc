@@ -40,6 +40,13 @@ void find_source(FuseOperation& op, const fusefs_source_token& token, InodeRef& 
   if (file != nullptr) source = file->inode;
 }
 
+// Has the kernel send what was stored into [pos, pos + len) through mmap.
+Attempt<void> fetch_mapped(FuseOperation& op, const Inode& inode, uint64_t pos, uint64_t len,
+                           Notifier::Stash& stash) {
+  if (!stash && !op.server().open_files().may_be_mapped_writable(inode.ino)) return {};
+  return op.server().notifier().invalidate(inode.ino, pos, len, stash);
+}
+
 // ---- Clone ----
 
 struct CloneStash {
@@ -94,11 +101,11 @@ Attempt<void> clone(FuseOperation& op, IoctlStash& answer, CloneStash& stash) {
     stash.phase = Phase::flush_source;
   }
   if (stash.phase == Phase::flush_source) {
-    ATTEMPT_OK(notifier.invalidate(from.ino, range.source_pos, range.len, stash.notify_source));
+    ATTEMPT_OK(fetch_mapped(op, from, range.source_pos, range.len, stash.notify_source));
     stash.phase = Phase::flush_target;
   }
   if (stash.phase == Phase::flush_target) {
-    ATTEMPT_OK(notifier.invalidate(to.ino, range.target_pos, range.len, stash.notify_target));
+    ATTEMPT_OK(fetch_mapped(op, to, range.target_pos, range.len, stash.notify_target));
     stash.phase = Phase::privileges;
   }
   if (stash.phase == Phase::privileges) {
@@ -162,11 +169,11 @@ Attempt<void> dedupe(FuseOperation& op, IoctlStash& answer, DedupeOpStash& stash
     stash.phase = Phase::flush_source;
   }
   if (stash.phase == Phase::flush_source) {
-    ATTEMPT_OK(notifier.invalidate(from.ino, range.source_pos, range.len, stash.notify_source));
+    ATTEMPT_OK(fetch_mapped(op, from, range.source_pos, range.len, stash.notify_source));
     stash.phase = Phase::flush_target;
   }
   if (stash.phase == Phase::flush_target) {
-    ATTEMPT_OK(notifier.invalidate(to.ino, range.target_pos, range.len, stash.notify_target));
+    ATTEMPT_OK(fetch_mapped(op, to, range.target_pos, range.len, stash.notify_target));
     stash.phase = Phase::dedupe;
   }
   if (stash.phase == Phase::dedupe) {
