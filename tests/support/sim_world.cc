@@ -57,7 +57,7 @@ SimWorld::SimWorld(uint64_t seed, const SimWorldOptions& options, SimImage image
       monitor_(clock_),
       device_(std::make_unique<SimDevice>(clock_, seeded(options.device, random_.next()),
                                           std::move(image))),
-      scheduler_(clock_, {.choice = &choice_,
+      scheduler_(clock_, {.choice = options.in_order ? nullptr : &choice_,
                           .forced = &forced_,
                           .forced_restart_probability = options.forced_restart_probability,
                           .restarts_max = options.restarts_max}) {}

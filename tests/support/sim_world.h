@@ -40,6 +40,8 @@ struct SimWorldOptions {
   SimDeviceOptions device = {};  // its seed is drawn from the world's
   double forced_restart_probability = 0.0;
   uint32_t restarts_max = 100'000;
+  // Ready operations are attempted first come, first served, as in production; else the seed draws.
+  bool in_order = false;
   uint64_t stuck_ns = 3600 * kNsPerSecond;
 };
 
