@@ -15,8 +15,8 @@
 // this lock held is the right order.
 //
 // Order: inode -> two-state -> folio. A hold may be kept across a restart only by a direct write,
-// a truncate, a punch, a clone and writeback, none of which waits for another two-state lock, for
-// cache memory, or for an adder that does (docs/ENGINE.md).
+// a truncate, a punch, a clone, writeback, and a fault's own read if it must, none of which waits
+// for another two-state lock, for cache memory, or for an adder that does (docs/ENGINE.md).
 #pragma once
 
 #include <cstdint>
