@@ -12,6 +12,7 @@
 //     punch within    | after       | after       | after            | after
 //     clone over it   | after       | after       | after            | after
 //     clone from it   | after       | after       | after            | after
+//     dedupe          | after       | after       | after            | after
 //     unlink          | after       | after       | after            | after
 //     direct write    | after       | after       | after            | after
 //     reclaim         | after       | after       | after            | after
@@ -33,6 +34,7 @@
 #include <string>
 #include <vector>
 
+#include "core/file/dedupe.h"
 #include "core/file/fault.h"
 #include "tests/support/sim_volume.h"
 #include "tests/support/stepped.h"
@@ -57,6 +59,7 @@ enum class Second {
   punch_within,
   clone_over,
   clone_from,
+  dedupe,
   unlink,
   direct_write,
   reclaim,
@@ -65,11 +68,11 @@ enum class Second {
   power_cut
 };
 constexpr int kFirsts = 4;
-constexpr int kSeconds = 12;
+constexpr int kSeconds = 13;
 constexpr const char* kFirstNames[kFirsts] = {"read fault", "write fault", "mapped writeback",
                                               "buffered write"};
 constexpr const char* kSecondNames[kSeconds] = {
-    "cut before", "cut within",   "punch",   "punch within", "clone over", "clone from",
+    "cut before", "cut within",   "punch",   "punch within", "clone over", "clone from", "dedupe",
     "unlink",     "direct write", "reclaim", "device error", "no space",   "power cut"};
 
 // The table above. Without a value: `after`, or `cut`.
@@ -120,6 +123,8 @@ class Race {
     }
     source_ = sim_.create("source");
     REQUIRE(sim_.write(*source_, 0, Content(3 * kPageBytes, std::byte{'C'}), How::direct).ok());
+    twin_ = sim_.create("twin");
+    REQUIRE(sim_.write(*twin_, 0, before_, How::direct).ok());
     REQUIRE(sim_.sync().ok());
     if (layout_.page_in_memory && layout_.shared) {
       REQUIRE(sim_.read(*other_, 0, before_.size()).ok());
@@ -173,7 +178,7 @@ class Race {
       std::memset(folio->frame + 100, 'W', 50);
       make_dirty(sim_.files(), {folio, fault_stash_->reservation.count() != BlockCount(0), false},
                  *fault_stash_);
-      sim_.files().inodes.mark_pages_dirty(*file_);
+      touch_contents(sim_.files(), *file_);
       fault_stash_->reset();
       // A store through a mapping is the page's as far as the file goes.
       const uint64_t size = file_->attr.size;
@@ -227,6 +232,10 @@ class Race {
       case Second::clone_from:
         return operation<CopyStash>([this, &files](CopyStash& stash) {
           return copy_range(files, *file_, 0, *source_, 0, kPages * kPageBytes, stash);
+        });
+      case Second::dedupe:
+        return operation<DedupeStash>([this, &files](DedupeStash& stash) {
+          return dedupe_range(files, *twin_, 0, *file_, 0, kPages * kPageBytes, stash);
         });
       case Second::unlink:
         return operation<NamespaceStash>([this](NamespaceStash& stash) {
@@ -303,6 +312,7 @@ class Race {
     }
     CHECK(sim_.read_all(*file_) == expected);
     if (layout_.shared) CHECK(sim_.read_all(*other_) == before_);
+    CHECK(sim_.read_all(*twin_) == before_);
     CHECK(sim_.files().faults.page_gone_count == 0);
     REQUIRE(sim_.sync().ok());
     CHECK(file_->delayed_blocks == BlockCount(0));
@@ -324,6 +334,7 @@ class Race {
       file_.reset();
       other_.reset();
       source_.reset();
+      twin_.reset();
     });
     Content with_first = before_;
     apply(first_, with_first);
@@ -341,6 +352,7 @@ class Race {
   AlignedBuffer data_;  // a page of 'D', then what the first writes
   Content before_;
   InodeRef file_, other_, source_;
+  InodeRef twin_;  // the same bytes in blocks of its own
   std::unique_ptr<FaultStash> fault_stash_ = std::make_unique<FaultStash>();
   std::unique_ptr<WriteStash> write_stash_ = std::make_unique<WriteStash>();
   Content seen_;  // the page as the fault returned it

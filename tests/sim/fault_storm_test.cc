@@ -177,7 +177,7 @@ class Storm {
           std::fill_n(frame + 10, 100, byte);
           make_dirty(sim_.files(),
                      {page.value(), c.fault.reservation.count() != BlockCount(0), false}, c.fault);
-          sim_.files().inodes.mark_pages_dirty(inode);
+          touch_contents(sim_.files(), inode);
           c.fault.reset();
           return {};
         },

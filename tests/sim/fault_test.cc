@@ -69,7 +69,7 @@ struct FaultCall {
     REQUIRE_FALSE(folio->writeback);
     std::memset(folio->frame, 'W', 16);
     make_dirty(files, {folio, stash.reservation.count() != BlockCount(0), false}, stash);
-    files.inodes.mark_pages_dirty(*inode);
+    touch_contents(files, *inode);
     stash.reset();
     return {};
   }
