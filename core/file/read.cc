@@ -56,7 +56,11 @@ Attempt<void> plan_blocks(FileContext& context, const Inode& inode, FileRange ra
       at = extent.range.end;
       continue;
     }
-    ATTEMPT(const Ownership owned, ownership(tree, extent.blocks(), stash.pins));
+    // Most volumes have no clones: their reads need not ask.
+    Ownership owned{extent.range.count()};
+    if (context.store.shared_blocks() != 0) {
+      ATTEMPT(owned, ownership(tree, extent.blocks(), stash.pins));
+    }
     const FileRange piece = file_range(at, owned.count);
     if (owned.owners > 1) {
       plan.shared.push_back({piece, extent.start});
