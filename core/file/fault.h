@@ -100,7 +100,7 @@ Attempt<std::vector<FaultPage>> fault_for_write(FileContext& context, Inode& ino
                                                 WriteSpan span, FaultStash& stash);
 
 // Makes a page of the last write fault dirty, in the attempt that returned it or while it has been
-// locked since. Requires it uptodate.
+// locked since. Requires it uptodate. The caller counts the change (touch_contents()).
 void make_dirty(FileContext& context, const FaultPage& page, FaultStash& stash);
 
 }  // namespace fusefs
