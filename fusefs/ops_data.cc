@@ -99,7 +99,8 @@ WriteRequest write_request(const FuseOperation& op, const fuse_write_in& in, con
 
 Attempt<void> write_once(FuseOperation& op, const fuse_write_in& in, Inode& inode,
                          const WriteKind& kind, WriteOpStash& stash) {
-  const WriteRequest request = write_request(op, in, inode);
+  WriteRequest request = write_request(op, in, inode);
+  request.kernel_writeback = kind.from_kernel_cache;
   const uint32_t mode_before = inode.attr.mode;
   FileContext& files = op.volume().files();
   COMMIT(stash.len, kind.direct ? write_direct(files, inode, request, stash.write)

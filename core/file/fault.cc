@@ -283,7 +283,7 @@ Attempt<void> Fault::reserve(std::vector<Candidate>& pages) {
       if (wanted < have.count()) have.split(have.count() - wanted).release();
       return {};
     }
-    Attempt<Reservation> more = context_.space.reserve(wanted - have.count());
+    Attempt<Reservation> more = context_.space.reserve(wanted - have.count(), stash_.space_use);
     if (more.ok()) {
       have.merge(std::move(more).value());
       return {};

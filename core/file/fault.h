@@ -50,6 +50,10 @@ enum class FaultKind : uint8_t { read, write };
 inline constexpr uint32_t kFaultRoundsMax = 4;
 
 struct FaultStash {
+  // Set by the caller of a write fault, and stays: whether the blocks are for data that was
+  // accepted already.
+  SpaceUse space_use = SpaceUse::ordinary;
+
   bool released = false;
   std::optional<Error> error;
   // Of a write fault: the blocks that the pages it returned will need when they become dirty.

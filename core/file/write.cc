@@ -98,6 +98,7 @@ Attempt<void> plan_piece(FileContext& context, Inode& inode, const WriteRequest&
   const FileBlock first = file_block_at(pos);
   const FileRange range{first,
                         std::min(file_block_end(pos + left), first + BlockCount(kPiecePages))};
+  piece.fault.space_use = request.kernel_writeback ? SpaceUse::writeback : SpaceUse::ordinary;
   Attempt<std::vector<FaultPage>> pages =
       fault_for_write(context, inode, range, {pos, pos + left}, piece.fault);
   if (pages.failed()) piece.fault.reset();

@@ -22,6 +22,9 @@ struct WriteRequest {
   ConstBytes data;         // valid and unchanged until the operation ends
   bool append = false;     // pos is the end of the file
   bool kill_suid = false;  // the caller has no CAP_FSETID
+  // Writeback of mapped pages by the kernel: data that somebody has stored already, so it may take
+  // from the writeback reserve.
+  bool kernel_writeback = false;
 };
 
 struct WriteStash {

@@ -110,7 +110,7 @@ Attempt<Reservation> reserve_missing(FileContext& context, std::vector<FolioRef>
     return true;
   });
   if (missing == BlockCount(0)) return Reservation();
-  Attempt<Reservation> reserved = context.space.reserve(missing);
+  Attempt<Reservation> reserved = context.space.reserve(missing, SpaceUse::writeback);
   if (!reserved.failed() || reserved.error() != Error::no_space) return reserved;
   size_t provided = 0;
   for_each_page(folios, pieces, [&](const Folio& folio, const FilePiece& piece) {
@@ -234,7 +234,7 @@ void fail_run(FileContext& context, Inode& inode, WritebackStash& stash, Error e
   state.placement.cancel();
   Reservation& kept = state.placement.reservation();
   if (kept.count() < wanted) {
-    Attempt<Reservation> again = context.space.reserve(wanted - kept.count());
+    Attempt<Reservation> again = context.space.reserve(wanted - kept.count(), SpaceUse::writeback);
     if (again.ok()) kept.merge(std::move(again).value());
   }
   for (const Placement::Segment& segment : state.placement.segments()) {

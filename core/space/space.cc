@@ -122,11 +122,11 @@ Attempt<void> Space::Impl::wait_for_space() {
   return Error::no_space;
 }
 
-Attempt<void> Space::Impl::want_blocks(uint64_t count) {
+Attempt<void> Space::Impl::want_blocks(uint64_t count, SpaceUse use) {
   settle_releases();
   const auto wanted = static_cast<int64_t>(count);
-  if (wanted == 0 || reservable() >= wanted) return {};
-  if (reservable() + static_cast<int64_t>(soon()) < wanted) return Error::no_space;
+  if (wanted == 0 || reservable(use) >= wanted) return {};
+  if (reservable(use) + static_cast<int64_t>(soon()) < wanted) return Error::no_space;
   return wait_for_space();
 }
 
@@ -164,15 +164,21 @@ void Space::set_owners_listener(BlockOwnersListener& listener) {
   impl_->owners_listener = &listener;
 }
 
-Attempt<Reservation> Space::reserve(BlockCount count) {
-  const Attempt<void> enough = impl_->want_blocks(count.value());
+Attempt<Reservation> Space::reserve(BlockCount count, SpaceUse use) {
+  const Attempt<void> enough = impl_->want_blocks(count.value(), use);
   if (!enough.ok()) return Unfinished(enough);
   impl_->reserved += count.value();
   return Reservation(*this, count);
 }
 
+BlockCount Space::keep_writeback_reserve(BlockCount count) {
+  const uint64_t share = (data_end() - data_first()).value() / kWritebackReserveShare;
+  impl_->writeback_reserve = std::min(count.value(), share);
+  return BlockCount(impl_->writeback_reserve);
+}
+
 Attempt<void> Space::check_room() {
-  const Attempt<void> enough = impl_->want_blocks(1);
+  const Attempt<void> enough = impl_->want_blocks(1, SpaceUse::ordinary);
   if (!enough.ok()) return enough;
   // Free blocks that are all in pieces are no room for nodes. Data leaves three times the reserve
   // whole, so it takes a tree that grew by the whole reserve to get here.
@@ -271,7 +277,11 @@ SpaceStats Space::stats() const {
   stats.releasing_blocks = impl_->releases.blocks().value();
   stats.trimming_blocks = impl_->trimming;
   stats.metadata_reserve_blocks = 2 * impl_->node_reserve * kNodeBlocks;
-  const int64_t available = impl_->reservable() + static_cast<int64_t>(impl_->soon());
+  stats.writeback_reserve_blocks = impl_->writeback_reserve;
+  const auto soon = static_cast<int64_t>(impl_->soon());
+  const int64_t available = impl_->reservable(SpaceUse::ordinary) + soon;
+  stats.writeback_reserve_free_blocks = static_cast<uint64_t>(std::clamp<int64_t>(
+      impl_->reservable() + soon, 0, static_cast<int64_t>(impl_->writeback_reserve)));
   stats.available_blocks = static_cast<uint64_t>(std::max<int64_t>(available, 0));
   stats.loaded_groups = impl_->groups.loaded_count();
   stats.allocate_count = impl_->allocate_count;

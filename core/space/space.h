@@ -19,8 +19,13 @@
 //
 // How the free blocks are divided:
 //
-//     | reserved | available to reserve() | growth of the tree | one checkpoint's nodes |
-//                                           4 * node_reserve     4 * node_reserve
+//     | reserved | available | writeback reserve | growth of the tree | one checkpoint's nodes |
+//                |-- for ordinary reserve()      |   4 * node_reserve     4 * node_reserve
+//                |-- for writeback --------------|
+//
+// The writeback reserve is for mapped pages: the kernel tells nobody when one becomes dirty, so
+// nobody could be refused. What writeback has taken of it, the next blocks that become free put
+// back, before anybody else gets one.
 //
 // Monitor held for every call.
 #pragma once
@@ -62,6 +67,12 @@ class Reservation {
   BlockCount count_{0};
 };
 
+// Who wants blocks. Writeback: of data that has been accepted already, and is lost without them.
+enum class SpaceUse : uint8_t { ordinary, writeback };
+
+// The writeback reserve takes so much of a volume at most: a 16th.
+inline constexpr uint64_t kWritebackReserveShare = 16;
+
 // Marks I/O in flight on blocks that a transaction may release meanwhile: while any guard that
 // existed at a release lives, the released blocks are not handed out.
 class IoGuard {
@@ -97,6 +108,8 @@ struct SpaceStats {
   uint64_t releasing_blocks = 0;  // released, not yet reusable
   uint64_t trimming_blocks = 0;   // free, and being discarded
   uint64_t metadata_reserve_blocks = 0;
+  uint64_t writeback_reserve_blocks = 0;       // to be kept
+  uint64_t writeback_reserve_free_blocks = 0;  // of these, there or about to be
   uint64_t available_blocks = 0;  // what statfs offers: reserve() of so much would succeed
   uint64_t loaded_groups = 0;
   uint64_t allocate_count = 0;
@@ -116,11 +129,14 @@ class Space final : public SpaceMap {
   // Outlives every commit.
   void set_owners_listener(BlockOwnersListener& listener);
 
-  // Promises `count` blocks.
+  // Promises `count` blocks; the writeback reserve is for writeback only.
   //   Restarts  space: when blocks are about to become free by commits, I/O or a trim under way
   //   Errors    no_space; the volume's, when it failed meanwhile
   // Who holds an IoGuard gets no_space instead of waiting for guards to end.
-  Attempt<Reservation> reserve(BlockCount count);
+  Attempt<Reservation> reserve(BlockCount count, SpaceUse use = SpaceUse::ordinary);
+  // Sets the size of the writeback reserve, cut to kWritebackReserveShare; returns it. Of a volume
+  // that has less left, all of that.
+  BlockCount keep_writeback_reserve(BlockCount count);
   // Room for the metadata of something new (create, xattr, extent split): refuses when only the
   // reserve is left. Removing things never asks.
   //   Restarts, Errors  like reserve()

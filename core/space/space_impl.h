@@ -26,6 +26,9 @@ class Space::Impl {
   // Blocks that nobody was promised and no checkpoint may need; below zero when the tree has grown
   // into its reserve. `soon`: what is free once everything under way has ended.
   int64_t reservable() const;
+  int64_t reservable(SpaceUse use) const {
+    return reservable() - (use == SpaceUse::ordinary ? static_cast<int64_t>(writeback_reserve) : 0);
+  }
   uint64_t soon() const { return releases.blocks().value() + trimming; }
   // Takes back what has become reusable.
   void settle_releases();
@@ -34,7 +37,7 @@ class Space::Impl {
   Attempt<void> wait_for_space();
   // Makes sure that `count` blocks can be promised: no_space at once when what is under way would
   // not be enough either.
-  Attempt<void> want_blocks(uint64_t count);
+  Attempt<void> want_blocks(uint64_t count, SpaceUse use);
   // Allocated blocks become free in the committed bitmaps and stay unavailable. False, and the
   // volume has failed, when they were not all allocated: two owners have been given one block by a
   // damaged tree, and nothing more may be made of it.
@@ -55,6 +58,7 @@ class Space::Impl {
   bool replaying = false;
 
   uint64_t reserved = 0;
+  uint64_t writeback_reserve = 0;
   uint64_t trimming = 0;
   Waitable trim_ended;
   bool keep_discards = false;

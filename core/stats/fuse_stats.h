@@ -30,6 +30,7 @@ struct KernelFacts {
   uint32_t max_pages = 0;
   uint32_t max_background = 0;
   uint32_t congestion_threshold = 0;
+  uint64_t mmap_dirty_bytes_max = 0;  // of this mount's pages, in the kernel; 0: unknown
   bool async_read = false;
   bool async_dio = false;
   bool parallel_direct_writes = false;

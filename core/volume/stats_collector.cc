@@ -23,6 +23,7 @@ Json kernel_section(const KernelFacts& kernel) {
   json["max_pages"] = kernel.max_pages;
   json["max_background"] = kernel.max_background;
   json["congestion_threshold"] = kernel.congestion_threshold;
+  json["mmap_dirty_bytes_max"] = kernel.mmap_dirty_bytes_max;
   json["async_read"] = kernel.async_read;
   json["async_dio"] = kernel.async_dio;
   json["parallel_direct_writes"] = kernel.parallel_direct_writes;
@@ -63,6 +64,8 @@ void add_space(Json& json, const SpaceStats& space) {
   json["releasing_bytes"] = space.releasing_blocks * kBlockBytes;
   json["discarding_bytes"] = space.trimming_blocks * kBlockBytes;
   json["metadata_reserve_bytes"] = space.metadata_reserve_blocks * kBlockBytes;
+  json["mmap_reserve_bytes"] = space.writeback_reserve_blocks * kBlockBytes;
+  json["mmap_reserve_free_bytes"] = space.writeback_reserve_free_blocks * kBlockBytes;
   json["loaded_groups"] = space.loaded_groups;
   json["allocate_count"] = space.allocate_count;
 }

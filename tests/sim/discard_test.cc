@@ -33,8 +33,7 @@ std::set<uint64_t> blocks_of(SimVolume& sim, const Inode& inode) {
     FileBlock at(0);
     const FileBlock end = file_block_end(inode.attr.size);
     while (at < end) {
-      ATTEMPT(const Extent extent,
-              extent_at(sim.files().store.tree(), inode.ino, at, end, pins));
+      ATTEMPT(const Extent extent, extent_at(sim.files().store.tree(), inode.ino, at, end, pins));
       extents.push_back(extent);
       at = extent.range.end;
     }
@@ -65,9 +64,8 @@ uint64_t discards(SimVolume& sim) { return sim.device().stats().submitted(IoKind
 
 void unlink(SimVolume& sim, InodeRef inode, std::string_view name) {
   NamespaceStash stash;
-  REQUIRE(sim.world()
-              .run([&] { return sim.volume().names().unlink(kRootInode, name, stash); })
-              .ok());
+  REQUIRE(
+      sim.world().run([&] { return sim.volume().names().unlink(kRootInode, name, stash); }).ok());
   const InodeNo ino = inode->ino;
   inode.reset();
   sim.world().inside([&] { sim.volume().release_inode(ino); });
@@ -99,8 +97,9 @@ TEST_CASE("with discard, exactly the freed blocks are discarded, in large ranges
     std::set<uint64_t> freed = blocks_of(sim, *gone);
     REQUIRE(freed.size() == kBlocks);
     const std::set<uint64_t> whole = blocks_of(sim, *kept);
-    REQUIRE(sim.fallocate(*kept, FallocateMode::punch_hole, 10 * kBlockBytes, 20 * kBlockBytes, true)
-                .ok());
+    REQUIRE(
+        sim.fallocate(*kept, FallocateMode::punch_hole, 10 * kBlockBytes, 20 * kBlockBytes, true)
+            .ok());
     const std::set<uint64_t> rest = blocks_of(sim, *kept);
     for (const uint64_t block : whole) {
       if (rest.count(block) == 0) freed.insert(block);

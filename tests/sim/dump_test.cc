@@ -1,12 +1,13 @@
 // Dump shows what lies on the device: a populated volume agrees with what was done to it, and a
 // damaged one is shown with its damage.
+#include "core/volume/dump.h"
+
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <string>
 
 #include "core/base/random.h"
-#include "core/volume/dump.h"
 #include "tests/support/sim_volume.h"
 
 #include <doctest/doctest.h>
@@ -110,9 +111,8 @@ class Populator {
 
   void clone(Inode& from, Inode& to, uint64_t blocks) {
     CopyStash stash;
-    const auto copied = sim_.world().run([&] {
-      return copy_range(sim_.files(), from, 0, to, 0, blocks * kBlockBytes, stash);
-    });
+    const auto copied = sim_.world().run(
+        [&] { return copy_range(sim_.files(), from, 0, to, 0, blocks * kBlockBytes, stash); });
     REQUIRE(copied.ok());
     REQUIRE(copied.value() == blocks * kBlockBytes);
   }
@@ -140,9 +140,9 @@ Populated populate(const TestSeed& seed, bool clean) {
     populator.set_xattr(file->ino, "user.colour", "blue");
     const std::vector<std::byte> data(kFileBlocks * kBlockBytes, std::byte{7});
     REQUIRE(sim.write(*file, 0, data, SimVolume::How::buffered).ok());
-    REQUIRE(sim.fallocate(*file, FallocateMode::allocate, 100 * kBlockBytes, 10 * kBlockBytes,
-                          false)
-                .ok());
+    REQUIRE(
+        sim.fallocate(*file, FallocateMode::allocate, 100 * kBlockBytes, 10 * kBlockBytes, false)
+            .ok());
     REQUIRE(sim.sync().ok());
     populator.clone(*file, *copy, 40);
     result.shared_blocks = 40;
@@ -190,11 +190,10 @@ uint64_t count_items(const Json& tree, const std::string& type) {
   return count;
 }
 
-const DumpSubject kSubjects[] = {DumpSubject::overview, DumpSubject::superblock,
-                                 DumpSubject::journal,  DumpSubject::tree,
-                                 DumpSubject::inode,    DumpSubject::path,
-                                 DumpSubject::group,    DumpSubject::node,
-                                 DumpSubject::orphans,  DumpSubject::shared};
+const DumpSubject kSubjects[] = {
+    DumpSubject::overview, DumpSubject::superblock, DumpSubject::journal, DumpSubject::tree,
+    DumpSubject::inode,    DumpSubject::path,       DumpSubject::group,   DumpSubject::node,
+    DumpSubject::orphans,  DumpSubject::shared};
 
 }  // namespace
 
@@ -275,8 +274,7 @@ TEST_CASE("a dump of a path shows the inode with everything that belongs to it")
     uint64_t entries = 0;
     for (const Json& item : directory["items"]) entries += item["type"] == "dirent" ? 1 : 0;
     CHECK(entries == kSmallFiles + 2);
-    CHECK(number(bed.good(DumpSubject::path, 0, "/")["items"][0]["object"]) ==
-          kRootInode.value());
+    CHECK(number(bed.good(DumpSubject::path, 0, "/")["items"][0]["object"]) == kRootInode.value());
 
     CHECK(bed.dump(DumpSubject::path, 0, "/dir/nothing").outcome.error() == Error::not_found);
     CHECK(bed.dump(DumpSubject::inode, 123'456).outcome.error() == Error::not_found);
@@ -285,7 +283,8 @@ TEST_CASE("a dump of a path shows the inode with everything that belongs to it")
   });
 }
 
-TEST_CASE("a dump of the tree has every node and every inode, and each node by itself is the same") {
+TEST_CASE(
+    "a dump of the tree has every node and every inode, and each node by itself is the same") {
   for_each_seed(2, [](const TestSeed& seed) {
     const Populated volume = populate(seed, true);
     DumpBed bed(seed, volume.image);
@@ -428,7 +427,7 @@ TEST_CASE("no damage to metadata makes a dump fail otherwise than with an error"
     DumpBed bed(seed, damaged);
     for (const DumpSubject subject : kSubjects) {
       for (uint64_t i = 0; i < 4; ++i) {
-        const uint64_t what = subject == DumpSubject::node ? blocks[random.below(blocks.size())]
+        const uint64_t what = subject == DumpSubject::node    ? blocks[random.below(blocks.size())]
                               : subject == DumpSubject::group ? 0
                                                               : random.below(500);
         const Dumped dumped = bed.dump(subject, what, "/dir/file");

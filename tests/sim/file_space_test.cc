@@ -75,5 +75,160 @@ TEST_CASE("allocated ranges can be written on a full volume") {
   });
 }
 
+constexpr SimVolumeOptions kSmallVolume{uint64_t{64} << 20, uint64_t{16} << 20};
+
+// Until no block is to be had, by ordinary means.
+void fill(SimVolume& sim, Inode& inode) {
+  Random random(1);
+  const Content chunk = random_bytes(random, 400 * kBlockBytes);
+  uint64_t pos = inode.attr.size;
+  for (size_t len = chunk.size(); len >= kBlockBytes;) {
+    const auto written = sim.write(inode, pos, ConstBytes(chunk).first(len), How::direct);
+    if (written.ok()) pos += written.value();
+    if (!written.ok()) {
+      REQUIRE(written.error() == Error::no_space);
+      len = len == kBlockBytes ? 0 : kBlockBytes;
+    }
+  }
+}
+
+SpaceStats space_of(SimVolume& sim) {
+  return sim.world().inside([&] { return sim.volume().space().stats(); });
+}
+
+uint64_t available_blocks(SimVolume& sim) {
+  const auto stat = sim.world().run([&] { return sim.volume().stat_volume(); });
+  REQUIRE(stat.ok());
+  return stat.value().available_blocks;
+}
+
+bool refuses_ordinary_writes(SimVolume& sim, Inode& inode) {
+  const Content block(kBlockBytes, std::byte{1});
+  const uint64_t pos = file_pos(file_block_end(inode.attr.size));
+  for (const How how : {How::buffered, How::direct}) {
+    const auto written = sim.write(inode, pos, block, how);
+    if (written.ok() || written.error() != Error::no_space) return false;
+  }
+  return true;
+}
+
+TEST_CASE("mapped pages get blocks on a full volume, into holes and into clones, and nobody else") {
+  for_each_seed(4, [](const TestSeed& seed) {
+    SimVolume sim(seed, kSmallVolume);
+    Random random = sim.world().random().fork();
+    const uint64_t offered = available_blocks(sim);
+    const BlockCount kept = sim.world().inside(
+        [&] { return sim.volume().space().keep_writeback_reserve(BlockCount(600)); });
+    CHECK(kept == BlockCount(600));
+    CHECK(available_blocks(sim) == offered - 600);
+
+    InodeRef original = sim.create("original");
+    InodeRef copy = sim.create("copy");
+    InodeRef sparse = sim.create("sparse");
+    InodeRef filler = sim.create("filler");
+    const Content old = random_bytes(random, 200 * kBlockBytes);
+    REQUIRE(sim.write(*original, 0, old, How::buffered).ok());
+    REQUIRE(sim.sync().ok());
+    CopyStash stash;
+    REQUIRE(
+        sim.world()
+            .run([&] { return copy_range(sim.files(), *original, 0, *copy, 0, old.size(), stash); })
+            .ok());
+    REQUIRE(sim.truncate(*sparse, 300 * kBlockBytes).ok());
+    fill(sim, *filler);
+    CHECK(available_blocks(sim) == 0);
+    CHECK(refuses_ordinary_writes(sim, *filler));
+    NamespaceStash names;
+    const auto created = sim.world().run([&] {
+      CreateRequest request;
+      request.mode = 0100644;
+      return sim.volume().names().create(kRootInode, "more", request, Caller{}, names);
+    });
+    CHECK(!created.ok());
+
+    // Page by page in any order, as the kernel's flusher does.
+    Content in_copy = old;
+    Content in_sparse(300 * kBlockBytes);
+    for (int i = 0; i < 400; ++i) {
+      const bool into_copy = random.chance(0.4);
+      Content& model = into_copy ? in_copy : in_sparse;
+      const uint64_t block = random.below(model.size() / kBlockBytes);
+      const Content page = random_bytes(random, kBlockBytes);
+      const auto written =
+          sim.write(into_copy ? *copy : *sparse, block * kBlockBytes, page, How::mapped);
+      REQUIRE(written.ok());
+      REQUIRE(written.value() == kBlockBytes);
+      put(model, block * kBlockBytes, page);
+      if (random.chance(0.02)) REQUIRE(sim.sync().ok());
+    }
+    CHECK(available_blocks(sim) == 0);
+    CHECK(refuses_ordinary_writes(sim, *filler));
+    CHECK(space_of(sim).writeback_reserve_free_blocks < 600);
+    REQUIRE(sim.sync().ok());
+    CHECK(sim.read_all(*original) == old);
+    for (InodeRef* inode : {&original, &copy, &sparse, &filler}) inode->reset();
+    SimVolume again(seed, kSmallVolume, sim.power_cut());
+    CHECK(again.read_all(*again.lookup("original")) == old);
+    CHECK(again.read_all(*again.lookup("copy")) == in_copy);
+    CHECK(again.read_all(*again.lookup("sparse")) == in_sparse);
+  });
+}
+
+TEST_CASE("the reserve for mapped pages ends, and is refilled before others get space") {
+  for_each_seed(3, [](const TestSeed& seed) {
+    SimVolume sim(seed, kSmallVolume);
+    (void)sim.world().inside(
+        [&] { return sim.volume().space().keep_writeback_reserve(BlockCount(200)); });
+    InodeRef sparse = sim.create("sparse");
+    InodeRef filler = sim.create("filler");
+    fill(sim, *filler);
+    const Content data(250 * kBlockBytes, std::byte{7});
+    uint64_t written = 0;
+    while (written < data.size()) {
+      const auto more = sim.write(*sparse, written, ConstBytes(data).subspan(written), How::mapped);
+      if (!more.ok()) {
+        CHECK(more.error() == Error::no_space);
+        break;
+      }
+      written += more.value();
+    }
+    // The tree that the filler has grown takes some of it.
+    CHECK(written >= 150 * kBlockBytes);
+    CHECK(written <= 200 * kBlockBytes);
+    REQUIRE(sim.sync().ok());
+    CHECK(space_of(sim).writeback_reserve_free_blocks == 0);
+
+    // What becomes free goes to the reserve, and to others only when that is whole.
+    uint64_t size = filler->attr.size;
+    const auto free_some = [&](uint64_t blocks) {
+      size -= blocks * kBlockBytes;
+      REQUIRE(sim.truncate(*filler, size).ok());
+      REQUIRE(sim.sync().ok());
+      REQUIRE(sim.world().run_for(10 * kNsPerSecond));
+    };
+    free_some(150);
+    CHECK(refuses_ordinary_writes(sim, *sparse));
+    CHECK(space_of(sim).writeback_reserve_free_blocks >= 100);
+    free_some(1000);
+    CHECK(space_of(sim).writeback_reserve_free_blocks == 200);
+    CHECK(available_blocks(sim) > 500);
+    CHECK(sim.write(*sparse, written, data, How::buffered).ok());
+    sparse.reset();
+    filler.reset();
+    (void)sim.unmount();
+  });
+}
+
+TEST_CASE("a small volume keeps a 16th of itself for mapped pages at most") {
+  for_each_seed(1, [](const TestSeed& seed) {
+    SimVolume sim(seed, kSmallVolume);
+    const uint64_t blocks = space_of(sim).block_count;
+    const BlockCount kept = sim.world().inside(
+        [&] { return sim.volume().space().keep_writeback_reserve(BlockCount(1 << 20)); });
+    CHECK(kept.value() == blocks / 16);
+    CHECK(space_of(sim).writeback_reserve_blocks == blocks / 16);
+  });
+}
+
 }  // namespace
 }  // namespace fusefs

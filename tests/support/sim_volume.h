@@ -44,7 +44,8 @@ class SimVolume {
   InodeRef create(std::string_view name);
   InodeRef lookup(std::string_view name);
 
-  enum class How { buffered, direct };
+  // mapped: as the kernel writes back pages of mappings.
+  enum class How { buffered, direct, mapped };
   Result<size_t> write(Inode& inode, uint64_t pos, ConstBytes data, How how, bool append = false);
   // Up to `len` bytes at `pos`.
   Result<std::vector<std::byte>> read(Inode& inode, uint64_t pos, size_t len);
@@ -83,6 +84,7 @@ struct SimVolume::WriteCall {
   WriteStash stash;
 
   Attempt<size_t> attempt() {
+    request.kernel_writeback = how == How::mapped;
     return how == How::direct ? write_direct(files, *inode, request, stash)
                               : write_buffered(files, *inode, request, stash);
   }

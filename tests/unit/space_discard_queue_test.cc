@@ -1,11 +1,10 @@
 // The queue of what is to be discarded.
-#include "core/space/discard_queue.h"
+#include <set>
 
 #include "core/base/random.h"
+#include "core/space/discard_queue.h"
 
 #include <doctest/doctest.h>
-
-#include <set>
 
 namespace fusefs {
 namespace {
