@@ -95,7 +95,7 @@ int mount_and_serve(const DaemonOptions& options, const std::string& source,
     (void)mounted.close(&message);
     return fail(launch, mount_point + ": mounted, but it does not answer", kExitMountFailed);
   }
-  set_readahead(device.value());
+  mounted.tune_mount(device.value());
   launch.ready(kExitOk);
   serve_until_unmounted(mounted, signals);
   launch.stopping();

@@ -86,9 +86,9 @@ class Parser {
       return refuse(word, "not offered; use allow_other", Error::not_supported);
     }
     if (name == "subtype") return {};  // always fusefs
-    static constexpr std::array<std::string_view, 11> kWithValue = {
-        "fsname",    "cache",  "threads", "max_background", "errors",   "uring",
-        "writeback", "direct", "fault",   "context",        "fscontext"};
+    static constexpr std::array<std::string_view, 12> kWithValue = {
+        "fsname",    "cache",  "threads", "max_background", "errors",  "uring",
+        "writeback", "direct", "fault",   "mmap_reserve",   "context", "fscontext"};
     if (std::find(kWithValue.begin(), kWithValue.end(), name) == kWithValue.end()) {
       return refuse(word, "unknown mount option; fusefs mount --help lists them");
     }
@@ -103,6 +103,7 @@ class Parser {
       return {};
     }
     if (name == "cache") return parse_cache(word, value);
+    if (name == "mmap_reserve") return parse_mmap_reserve(word, value);
     if (name == "threads") return parse_number(word, value, 1, kThreadsMax, options_.threads);
     if (name == "max_background") {
       return parse_number(word, value, 1, kBackgroundMax, options_.max_background);
@@ -125,6 +126,14 @@ class Parser {
     if (bytes.value() < kCacheBytesMin) return refuse(word, "at least 4M are needed");
     if (bytes.value() > kCacheBytesMax) return refuse(word, "at most 4T are possible");
     options_.cache_bytes = bytes.value() & ~uint64_t{kBlockBytes - 1};
+    return {};
+  }
+
+  Result<void> parse_mmap_reserve(const Word& word, std::string_view value) {
+    const Result<uint64_t> bytes = parse_size(value);
+    if (!bytes.ok()) return refuse(word, "a size such as 16M, or 0, is needed");
+    if (bytes.value() > kMmapReserveBytesMax) return refuse(word, "at most 1T is possible");
+    options_.mmap_reserve_bytes = bytes.value() & ~uint64_t{kBlockBytes - 1};
     return {};
   }
 

@@ -23,6 +23,8 @@ enum class UringMode : uint8_t { automatic, on, off };
 
 inline constexpr uint64_t kCacheBytesMin = 4ull << 20;
 inline constexpr uint64_t kCacheBytesMax = 1ull << 42;
+inline constexpr uint64_t kMmapReserveBytes = 16ull << 20;
+inline constexpr uint64_t kMmapReserveBytesMax = 1ull << 40;
 inline constexpr uint32_t kThreadsMax = 64;
 inline constexpr uint32_t kBackgroundMax = 4096;
 
@@ -40,6 +42,8 @@ struct MountOptions {
 
   // Of the volume.
   uint64_t cache_bytes = 256ull << 20;
+  // Unset: kMmapReserveBytes where the kernel's limit can be set, else what that limit asks for.
+  std::optional<uint64_t> mmap_reserve_bytes;
   bool discard = false;
   bool skip_recovery = false;
   bool lazytime = false;

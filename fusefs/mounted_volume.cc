@@ -8,6 +8,7 @@
 #include <cerrno>
 
 #include "fusefs/handshake.h"
+#include "fusefs/kernel_limits.h"
 #include "fusefs/process_setup.h"
 
 namespace fusefs {
@@ -164,6 +165,25 @@ Result<void> MountedVolume::begin_serving(std::string* message) {
   *message = "io_uring refuses a ring per thread (" + std::string(error_text(*start_error_)) +
              "); use -o threads=1 or raise the limit of locked memory (ulimit -l)";
   return *start_error_;
+}
+
+// The reserve is twice what the kernel may keep back: it counts a share of memory, which varies,
+// and looks only now and then. Where the limit is ours to set it follows from the reserve, else the
+// other way round.
+void MountedVolume::tune_mount(dev_t mount) {
+  const KernelLimits limits(mount, fuseblk_);
+  limits.set_readahead();
+  if (options_.read_only) return;
+  const auto keep = [this](uint64_t bytes) {
+    const MonitorHold hold(monitor_);
+    return block_bytes(volume_->space().keep_writeback_reserve(BlockCount(bytes / kBlockBytes)));
+  };
+  const uint64_t reserve = keep(options_.mmap_reserve_bytes.value_or(kMmapReserveBytes));
+  const bool limited = reserve != 0 && limits.limit_dirty(reserve / 2);
+  const uint64_t dirty_bytes_max = limits.dirty_bytes_max();
+  if (!limited && !options_.mmap_reserve_bytes) keep(2 * dirty_bytes_max);
+  const MonitorHold hold(monitor_);
+  server_->kernel().mmap_dirty_bytes_max = dirty_bytes_max;
 }
 
 void MountedVolume::serve(size_t) {

@@ -8,6 +8,8 @@
 // One thread calls all of it; the threads that serve are its own.
 #pragma once
 
+#include <sys/types.h>
+
 #include <functional>
 #include <memory>
 #include <string>
@@ -37,6 +39,8 @@ class MountedVolume {
   Result<void> attach(const std::string& mount_point, bool debug, std::string* message);
   // The same over a descriptor where requests come from already (tests).
   Result<void> attach_descriptor(int fd, std::string* message);
+  // Once it answers, with its device number: readahead, and the reserve for mapped pages.
+  void tune_mount(dev_t mount);
 
   // Readable when no request will come any more.
   int finished() const { return finished_.get(); }

@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <csignal>
@@ -16,8 +15,6 @@
 
 namespace fusefs {
 namespace {
-
-constexpr const char* kReadaheadKib = "1024";
 
 void write_text(const std::string& path, const char* text) {
   const int fd = open(path.c_str(), O_WRONLY | O_CLOEXEC);
@@ -46,12 +43,6 @@ void set_up_process() {
   // Whoever frees memory by writing to us must not wait for us to free memory.
   (void)prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
   write_text("/proc/self/oom_score_adj", "-500");
-}
-
-void set_readahead(dev_t mount) {
-  write_text("/sys/class/bdi/" + std::to_string(major(mount)) + ":" + std::to_string(minor(mount)) +
-                 "/read_ahead_kb",
-             kReadaheadKib);
 }
 
 }  // namespace fusefs

@@ -44,7 +44,8 @@ TEST_CASE("of contradicting mount options the last one wins") {
 
 TEST_CASE("mount options of the volume and the daemon are parsed with their units") {
   const Parsed parsed = parse(
-      "cache=64M,threads=3,max_background=128,iopoll,discard,norecovery,noatime,allow_other,"
+      "cache=64M,mmap_reserve=8M,threads=3,max_background=128,iopoll,discard,norecovery,noatime,"
+      "allow_other,"
       "fsname=/dev/x "
       "y,direct=off,no_init_patch,uring=off,errors=remount-ro,writeback=core,dirsync,fault=hold");
   REQUIRE(parsed.result.ok());
@@ -54,6 +55,7 @@ TEST_CASE("mount options of the volume and the daemon are parsed with their unit
   CHECK(options.max_background == 128);
   CHECK(options.iopoll);
   CHECK(options.discard);
+  CHECK(options.mmap_reserve_bytes == uint64_t{8} << 20);
   CHECK(options.skip_recovery);
   CHECK(options.read_only);  // without recovery nothing may be written
   CHECK(options.atime == AtimePolicy::none);
@@ -69,6 +71,7 @@ TEST_CASE("mount options of the volume and the daemon are parsed with their unit
 TEST_CASE("a mount option that is wrong or not offered is refused with a line that names it") {
   for (const char* list : {"unknown_thing",   "cache",        "cache=",
                            "cache=12Q",       "cache=1k",     "threads=0",
+                           "mmap_reserve=x",  "mmap_reserve", "mmap_reserve=2T",
                            "threads=65",      "threads=2x",   "max_background=5000",
                            "errors=continue", "errors=panic", "errors=later",
                            "uring=on",        "uring=maybe",  "writeback=kernel",
