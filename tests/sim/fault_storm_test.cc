@@ -25,8 +25,10 @@ constexpr int kStepsOfWorker = 40;
 
 class Storm {
  public:
-  explicit Storm(const TestSeed& seed)
-      : sim_(seed), random_(sim_.world().random().fork()), models_(kFiles, Content(kFileBytes)) {
+  Storm(const TestSeed& seed, FaultPolicy policy)
+      : sim_(seed, options(policy)),
+        random_(sim_.world().random().fork()),
+        models_(kFiles, Content(kFileBytes)) {
     for (size_t i = 0; i < kFiles; ++i) {
       files_.push_back(sim_.create("file" + std::to_string(i)));
       REQUIRE(sim_.truncate(*files_.back(), kFileBytes).ok());
@@ -49,6 +51,12 @@ class Storm {
   }
 
  private:
+  static SimVolumeOptions options(FaultPolicy policy) {
+    SimVolumeOptions options;
+    options.fault_policy = policy;
+    return options;
+  }
+
   // One thing that a worker does, with everything it needs until it is done.
   struct Call {
     size_t worker = 0;
@@ -194,7 +202,11 @@ class Storm {
 };
 
 TEST_CASE("a storm on files that share blocks leaves each worker's bytes as it knows them") {
-  for_each_seed(8, [](const TestSeed& seed) { Storm(seed).run(); });
+  for_each_seed(8, [](const TestSeed& seed) { Storm(seed, FaultPolicy::restart).run(); });
+}
+
+TEST_CASE("faults that hold on while they wait block each other, but not for ever") {
+  for_each_seed(4, [](const TestSeed& seed) { Storm(seed, FaultPolicy::hold).run(); });
 }
 
 }  // namespace
