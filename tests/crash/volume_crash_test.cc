@@ -114,6 +114,7 @@ class History {
     if (directory) {
       directories_[path] = created.value()->ino;
     } else {
+      ++created.value()->open_count;  // without it, what loses its name has nothing left to save
       open_[id] = {OpenFile{created.value(), 0, true, 0}, model_.change_count()};
     }
     return true;
@@ -138,7 +139,11 @@ class History {
     if (!settle(removed)) return false;
     if (removed.ok() && directory) directories_.erase(path);
     if (removed.ok() && random_.chance(0.5)) {  // else it stays open without a name
-      open_.erase(id);
+      const auto open = open_.find(id);
+      if (open != open_.end()) {
+        --open->second.file.inode->open_count;
+        open_.erase(open);
+      }
       const InodeNo ino = removed.value()->ino;
       sim_.world().inside([&] { sim_.volume().release_inode(ino); });
     }
