@@ -59,6 +59,7 @@ FolioRef Mapping::any_writeback(FileRange range) const {
 }
 
 FolioRef Mapping::any_locked(FileRange range) const {
+  if (locked_count_ == 0) return nullptr;  // nearly always: a range may have many folios
   for (Folio* folio = first_raw(range.first); folio != nullptr && folio->index < range.end;
        folio = first_raw(folio->index + BlockCount(1))) {
     if (folio->locked && !folio->reading) return FolioRef(folio);

@@ -100,6 +100,7 @@ class Mapping {
   size_t count_ = 0;
   size_t dirty_count_ = 0;
   size_t writeback_count_ = 0;
+  size_t locked_count_ = 0;  // those being read included
 };
 
 struct PageCacheStats {

@@ -115,6 +115,7 @@ void PageCache::detach(Folio& folio) {
   take_reservation(folio).release();
   if (folio.dirty) count_dirty(folio, false);
   if (folio.writeback) --writeback_pages_;
+  if (folio.locked) --mapping.locked_count_;  // only being read
   mapping.erase(folio);
   folio.dirty = folio.writeback = false;
   folio.mapping = nullptr;
@@ -126,12 +127,14 @@ void PageCache::detach(Folio& folio) {
 void PageCache::lock(Folio& folio) {
   CHECK(!folio.locked && !folio.writeback);
   folio.locked = true;
+  if (folio.mapping != nullptr) ++folio.mapping->locked_count_;
   settle(folio);
 }
 
 void PageCache::unlock(Folio& folio) {
   CHECK(folio.locked);
   folio.locked = false;
+  if (folio.mapping != nullptr) --folio.mapping->locked_count_;
   settle(folio);
   folio.changed.wake_all();
 }

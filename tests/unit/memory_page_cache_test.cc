@@ -223,6 +223,28 @@ TEST_CASE("a page that is being read is removed without waiting, and its reader 
   CHECK(cache.pages.arena().frames_used() == 1);
 }
 
+TEST_CASE("a locked folio is found, whatever was locked and went before") {
+  Cache cache;
+  const FileRange all = pages_between(0, 100);
+  FolioRef first = cache.add_clean(10);
+  FolioRef second = cache.add_clean(20);
+  FolioRef reading = cache.add(30);
+  cache.pages.lock(*first);
+  cache.pages.lock(*second);
+  cache.pages.begin_read(*reading);
+  cache.pages.remove(*reading);  // still locked, and of no mapping
+  CHECK(cache.mapping.any_locked(all) == first);
+  CHECK_FALSE(cache.mapping.any_locked(pages_between(11, 20)));
+  cache.pages.unlock(*first);
+  cache.pages.end_read(*reading, true);
+  CHECK(cache.mapping.any_locked(all) == second);
+  cache.pages.unlock(*second);
+  CHECK_FALSE(cache.mapping.any_locked(all));
+  cache.pages.lock(*first);
+  CHECK(cache.mapping.any_locked(all) == first);
+  cache.pages.unlock(*first);
+}
+
 TEST_CASE("translations are told of every page that goes, before it has gone") {
   struct Teller final : Translations {
     explicit Teller(Mapping& a_mapping) : mapping(a_mapping) {}
