@@ -50,7 +50,8 @@ Attempt<void> fetch_mapped(FuseOperation& op, const Inode& inode, uint64_t pos, 
 // ---- Clone ----
 
 struct CloneStash {
-  InodeRef source;  // before what holds its locks
+  InodeRef source;  // before what holds their locks
+  InodeRef target;
   enum class Phase : uint8_t {
     start,
     flush_source,
@@ -94,7 +95,8 @@ Attempt<void> clone(FuseOperation& op, IoctlStash& answer, CloneStash& stash) {
     return {};
   }
   Inode& from = *stash.source;
-  Inode& to = *target->inode;
+  stash.target = target->inode;
+  Inode& to = *stash.target;
   Notifier& notifier = server.notifier();
   if (stash.phase == Phase::start) {
     TRY(stash.len, clone_len(range, from.attr.size));
@@ -130,7 +132,8 @@ Attempt<void> clone(FuseOperation& op, IoctlStash& answer, CloneStash& stash) {
 // ---- Dedupe ----
 
 struct DedupeOpStash {
-  InodeRef source;  // before what holds its locks
+  InodeRef source;  // before what holds their locks
+  InodeRef target;
   enum class Phase : uint8_t { start, flush_source, flush_target, dedupe, refresh };
   Phase phase = Phase::start;
   uint64_t len = 0;
@@ -160,7 +163,8 @@ Attempt<void> dedupe(FuseOperation& op, IoctlStash& answer, DedupeOpStash& stash
     return {};
   }
   Inode& from = *stash.source;
-  Inode& to = *target->inode;
+  stash.target = target->inode;
+  Inode& to = *stash.target;
   Notifier& notifier = server.notifier();
   if (stash.phase == Phase::start) {
     const uint64_t size = from.attr.size;
@@ -196,6 +200,7 @@ Attempt<void> dedupe(FuseOperation& op, IoctlStash& answer, DedupeOpStash& stash
 // ---- Unshare ----
 
 struct UnshareOpStash {
+  InodeRef inode;  // before what holds its lock
   uint64_t copied = 0;
   bool done = false;
   UnshareStash unshare;
@@ -209,6 +214,7 @@ Attempt<void> unshare(FuseOperation& op, IoctlStash& answer, UnshareOpStash& sta
   }
   OpenFile* file = op.server().open_files().find(op.request().arg<fuse_ioctl_in>().fh);
   if (file == nullptr || !file->writable) return Error::bad_descriptor;
+  stash.inode = file->inode;
   if (!stash.done) {
     const bool keep_holes = (range.flags & FUSEFS_UNSHARE_KEEP_HOLES) != 0;
     COMMIT(stash.copied, unshare_range(op.volume().files(), *file->inode, range.pos, range.len,
