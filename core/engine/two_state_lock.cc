@@ -22,12 +22,23 @@ bool TwoStateLock::must_yield() const {
   return current != nullptr && current == let_go_by_ && current->restart_count() == let_go_attempt_;
 }
 
+bool TwoStateLock::may_join(TwoState side) const {
+  if (holders_ == 0) return true;
+  if (state_ != side || alone_) return false;
+  // Joining would let a steady stream of one side keep the others out for ever.
+  return !queue(other(side)).has_waiters() && !loners_.has_waiters();
+}
+
+TwoStateHold TwoStateLock::try_add() {
+  if (must_yield() || !may_join(TwoState::adder)) return {};
+  state_ = TwoState::adder;
+  ++holders_;
+  return TwoStateHold(*this, TwoState::adder);
+}
+
 Attempt<TwoStateHold> TwoStateLock::acquire(TwoState side) {
   if (must_yield()) return Restart{nullptr, RestartReason::two_state};
-  const bool same = holders_ == 0 || (state_ == side && !alone_);
-  // Joining would let a steady stream of one side keep the others out for ever.
-  const bool gated = holders_ != 0 && (queue(other(side)).has_waiters() || loners_.has_waiters());
-  if (!same || gated) return restart_after(queue(side), RestartReason::two_state);
+  if (!may_join(side)) return restart_after(queue(side), RestartReason::two_state);
   state_ = side;
   ++holders_;
   return TwoStateHold(*this, side);

@@ -63,6 +63,8 @@ class TwoStateLock {
   Attempt<TwoStateHold> block() { return acquire(TwoState::blocker); }
   // Restarts  while anybody holds it
   Attempt<TwoStateHold> block_alone();
+  // For what can as well be left undone: nothing is held where add() would restart.
+  TwoStateHold try_add();
 
   uint32_t holder_count() const { return holders_; }
   TwoState state() const { return state_; }
@@ -72,7 +74,11 @@ class TwoStateLock {
   Attempt<TwoStateHold> acquire(TwoState side);
   void release(TwoState side);
   bool must_yield() const;
+  bool may_join(TwoState side) const;
   Waitable& queue(TwoState side) { return side == TwoState::adder ? adders_ : blockers_; }
+  const Waitable& queue(TwoState side) const {
+    return side == TwoState::adder ? adders_ : blockers_;
+  }
 
   TwoState state_ = TwoState::adder;
   uint32_t holders_ = 0;

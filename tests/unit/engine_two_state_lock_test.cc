@@ -242,6 +242,40 @@ TEST_CASE("in a storm of all kinds the sides never meet and everybody gets throu
   });
 }
 
+TEST_CASE("trying to add holds the lock where adding would, and nothing where it would wait") {
+  TwoStateLock lock;
+  Attempt<TwoStateHold> one = lock.add();
+  REQUIRE(one.ok());
+  TwoStateHold two = lock.try_add();
+  CHECK(two.held());
+  CHECK(lock.holder_count() == 2);
+  one.value().release();
+  two.release();
+  Attempt<TwoStateHold> blocking = lock.block();
+  REQUIRE(blocking.ok());
+  CHECK_FALSE(lock.try_add().held());
+  blocking.value().release();
+  Attempt<TwoStateHold> alone = lock.block_alone();
+  REQUIRE(alone.ok());
+  CHECK_FALSE(lock.try_add().held());
+  alone.value().release();
+
+  // Nor ahead of a blocker that waits.
+  SimWorld world(1);
+  Attempt<TwoStateHold> adding = lock.add();
+  REQUIRE(adding.ok());
+  TwoStateHold waited;
+  world.spawn([&]() -> Attempt<void> {
+    ATTEMPT_INTO(waited, lock.block());
+    return {};
+  });
+  world.run_for(1'000);
+  CHECK_FALSE(lock.try_add().held());
+  world.inside([&] { adding.value().release(); });
+  REQUIRE(world.run_until_idle());
+  CHECK(waited.held());
+}
+
 TEST_CASE("no kind is starved by any number of the others") {
   for_each_seed(6, [](const TestSeed& seed) {
     constexpr int kForEver = 1'000'000;
