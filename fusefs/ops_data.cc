@@ -2,6 +2,8 @@
 #include <linux/falloc.h>
 #include <unistd.h>
 
+#include <utility>
+
 #include "core/file/unshare.h"
 #include "fusefs/ops.h"
 
@@ -20,6 +22,7 @@ struct ReadOpStash {
   ReadStash read;
   PooledBuffer buffer;
   size_t len = 0;
+  bool begun = false;
 };
 
 // A read that the kernel does not keep in its page cache: it names the lock owner of the caller,
@@ -35,6 +38,9 @@ Attempt<void> read_data(FuseOperation& op, ReadOpStash& stash) {
   ATTEMPT(OpenFile * file, find_file(op, in.fh));
   if (!stash.buffer) stash.buffer = op.server().buffers().take(in.offset % kBlockBytes + in.size);
   if (!bypasses_kernel_cache(in)) op.server().note_kernel_pages(file->inode->ino);
+  if (!std::exchange(stash.begun, true) && !bypasses_kernel_cache(in)) {
+    read_ahead(volume.files(), *file, in.offset, in.size);
+  }
   ATTEMPT_INTO(stash.len, read_file(volume.files(), *file->inode, in.offset, in.size,
                                     stash.buffer.bytes(), stash.read));
   op.set_bytes(stash.len);

@@ -44,6 +44,7 @@ Json collect(Server& server) {
   input.recovery = &volume.recovery();
   input.file = &volume.files().stats;
   input.faults = &volume.files().faults;
+  input.readahead = &volume.files().readahead;
   input.page_cache = &volume.cache().stats();
   const SharedPageStats shared_pages{volume.cache().shared().size(),
                                      volume.cache().shared().hit_count()};

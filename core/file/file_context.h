@@ -2,7 +2,9 @@
 #pragma once
 
 #include <array>
+#include <memory>
 
+#include "core/file/read_streams.h"
 #include "core/inode/extent_map.h"
 #include "core/inode/namespace.h"
 #include "core/io/health.h"
@@ -54,6 +56,14 @@ enum class FaultPolicy : uint8_t {
   hold,     // keeps it: to measure what that costs the others
 };
 
+struct ReadaheadStats {
+  uint64_t sequential_count = 0;  // windows
+  uint64_t strided_count = 0;
+  uint64_t window_bytes = 0;   // of these
+  uint64_t read_bytes = 0;     // that were neither there nor holes, and found room
+  uint64_t dropped_count = 0;  // steps given up, wholly or in part
+};
+
 struct FileContext {
   Scheduler& scheduler;
   BlockDevice& device;
@@ -69,6 +79,9 @@ struct FileContext {
   FaultPolicy fault_policy = FaultPolicy::restart;
   // Writeback runs that failed since the last good one (writeback.h).
   uint32_t failed_runs_in_row = 0;
+  // Largest window; 0 switches readahead off.
+  uint64_t readahead_bytes_max = kReadaheadBytesMax;
+  ReadaheadStats readahead = {};
 };
 
 // One open(2). The daemon keeps it by its handle.
@@ -77,6 +90,7 @@ struct OpenFile {
   int flags = 0;  // as open(2)
   bool writable = false;
   uint64_t write_errors_seen = 0;  // of inode->write_error_count: fsync reports each once
+  std::shared_ptr<ReadStreams> read_streams = {};  // since the first read that may read ahead
 };
 
 }  // namespace fusefs

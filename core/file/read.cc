@@ -210,6 +210,9 @@ Attempt<void> plan_read(FileContext& context, Inode& inode, uint64_t pos, size_t
 
   // Nothing restarts from here on.
   stash.hold = std::move(hold);
+  for (const ReadStash::Fill& fill : plan.fills) {
+    if (fill.folio) context.cache.note_use(*fill.folio);
+  }
   if (!plan.shared.empty()) {
     stash.faulted = true;
     stash.begin_ns = context.scheduler.clock().monotonic_ns();

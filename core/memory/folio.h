@@ -58,6 +58,7 @@ class Folio : public RefCounted {
   bool locked = false;
   bool reading = false;     // locked, by who reads it from the device: may be removed all the same
   bool reclaimed = false;   // why it has gone, if it has
+  bool read_ahead = false;  // read before anybody asked, and nobody has since
   Reservation reservation;  // the block a dirty page will need; may be empty
   Waitable changed;         // woken when locked, writeback, uptodate or mapping change
 
@@ -71,7 +72,7 @@ class Folio : public RefCounted {
   friend class Mapping;
   friend class ReclaimPolicy;
   // What ReclaimPolicy keeps about it.
-  enum class Queue : uint8_t { none, spent, small, main };
+  enum class Queue : uint8_t { none, spent, ahead, small, main };
   struct Reclaim {
     uint64_t key = 0;
     Folio* previous = nullptr;

@@ -112,6 +112,8 @@ struct PageCacheStats {
   uint64_t reclaimed_main_count = 0;  // of these, from the main queue
   uint64_t ghost_hit_count = 0;
   uint64_t throttled_count = 0;
+  uint64_t read_ahead_hit_bytes = 0;     // read ahead, and then used
+  uint64_t read_ahead_wasted_bytes = 0;  // dropped before anybody used it
 };
 
 inline constexpr uint64_t kCachePagesMin = 64;
@@ -133,9 +135,16 @@ class PageCache {
   // neither. For what is done on suspicion only.
   FolioRef add_spare(Mapping& mapping, FileBlock index);
 
-  // An uptodate page has been found and used / will hardly be used again.
-  void note_use(Folio& folio) { reclaim_.note_use(folio); }
+  // An uptodate page has been found and used / will hardly be used again. The first use of a page
+  // read ahead is its last, unless its block is shared: the kernel above has it then.
+  void note_use(Folio& folio);
   void note_spent(Folio& folio) { reclaim_.note_spent(folio); }
+
+  // The page is there on suspicion, until its first use; there may be only so many of them.
+  void mark_read_ahead(Folio& folio);
+  // Whether there may be one more; the oldest of them is dropped for it.
+  bool make_room_to_read_ahead();
+  uint64_t read_ahead_bytes_max() const { return read_ahead_pages_max_ * kPageBytes; }
 
   // State changes; each wakes `changed` where others may wait.
   void lock(Folio& folio);
@@ -191,14 +200,17 @@ class PageCache {
   std::byte* take_frame(ReclaimPolicy::Reach reach);
   void count_dirty(Folio& folio, bool dirty);
   void detach(Folio& folio);
+  void end_read_ahead(Folio& folio, bool used);
   // Takes everything in `range` out of its mapping, whatever its state.
   void detach_all(Mapping& mapping, FileRange range);
 
   FrameArena arena_;
   const uint64_t background_pages_;
   const uint64_t limit_pages_;
+  const uint64_t read_ahead_pages_max_;
   uint64_t dirty_pages_ = 0;
   uint64_t writeback_pages_ = 0;
+  uint64_t read_ahead_pages_ = 0;
   Waitable dirty_shrunk_;
   Waitable writeback_wanted_;
   Waitable memory_freed_;  // a frame is free, or a folio can be reclaimed

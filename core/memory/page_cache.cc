@@ -10,6 +10,8 @@ namespace {
 // second. The rest is for pages being written, being copied into, and clean.
 constexpr uint64_t kBackgroundShare = 4;
 constexpr uint64_t kLimitShare = 2;
+// Share of the cache that may hold pages read ahead and not used yet.
+constexpr uint64_t kReadAheadShare = 8;
 
 }  // namespace
 
@@ -36,6 +38,7 @@ PageCache::PageCache(uint64_t bytes)
     : arena_(std::max(bytes, kCachePagesMin * kPageBytes)),
       background_pages_(arena_.frames_total() / kBackgroundShare),
       limit_pages_(arena_.frames_total() / kLimitShare),
+      read_ahead_pages_max_(arena_.frames_total() / kReadAheadShare),
       reclaim_(arena_.frames_total()),
       shared_(std::make_unique<SharedBlocks>(*this)) {}
 
@@ -50,7 +53,8 @@ const PageCacheStats& PageCache::stats() {
   stats_.dirty_bytes = dirty_pages_ * kPageBytes;
   stats_.writeback_bytes = writeback_pages_ * kPageBytes;
   const ReclaimStats& reclaim = reclaim_.stats();
-  stats_.reclaimed_count = reclaim.spent_count + reclaim.small_count + reclaim.main_count;
+  stats_.reclaimed_count =
+      reclaim.spent_count + reclaim.ahead_count + reclaim.small_count + reclaim.main_count;
   stats_.reclaimed_main_count = reclaim.main_count;
   stats_.ghost_hit_count = reclaim.ghost_hit_count;
   return stats_;
@@ -112,6 +116,7 @@ void PageCache::detach(Folio& folio) {
   Mapping& mapping = *folio.mapping;
   mapping.unmap(file_range(folio.index, BlockCount(1)));  // who is told may still look at it
   reclaim_.leave(folio);
+  end_read_ahead(folio, false);
   take_reservation(folio).release();
   if (folio.dirty) count_dirty(folio, false);
   if (folio.writeback) --writeback_pages_;
@@ -122,6 +127,35 @@ void PageCache::detach(Folio& folio) {
   if (!over_dirty_limit()) dirty_shrunk_.wake_all();
   folio.changed.wake_all();
   if (folio.ref_count() == 0) delete &folio;
+}
+
+void PageCache::note_use(Folio& folio) {
+  if (!folio.read_ahead) return reclaim_.note_use(folio);
+  end_read_ahead(folio, true);
+  folio.of_shared_block ? reclaim_.note_wanted(folio) : reclaim_.note_spent(folio);
+}
+
+bool PageCache::make_room_to_read_ahead() {
+  if (read_ahead_pages_ < read_ahead_pages_max_) return true;
+  Folio* oldest = reclaim_.take_oldest_ahead();
+  if (oldest == nullptr) return false;
+  oldest->reclaimed = true;
+  detach(*oldest);
+  return true;
+}
+
+void PageCache::mark_read_ahead(Folio& folio) {
+  CHECK(!folio.read_ahead && !folio.uptodate);
+  folio.read_ahead = true;
+  ++read_ahead_pages_;
+  reclaim_.note_ahead(folio);
+}
+
+void PageCache::end_read_ahead(Folio& folio, bool used) {
+  if (!folio.read_ahead) return;
+  folio.read_ahead = false;
+  --read_ahead_pages_;
+  (used ? stats_.read_ahead_hit_bytes : stats_.read_ahead_wasted_bytes) += kPageBytes;
 }
 
 void PageCache::lock(Folio& folio) {
@@ -170,6 +204,7 @@ void PageCache::count_dirty(Folio& folio, bool dirty) {
 void PageCache::mark_dirty(Folio& folio) {
   CHECK(folio.uptodate && !folio.writeback && !folio.of_shared_block);
   if (folio.dirty || folio.mapping == nullptr) return;
+  end_read_ahead(folio, true);
   count_dirty(folio, true);
   folio.mapping->set_dirty(folio, true);
   settle(folio);

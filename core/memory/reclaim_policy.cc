@@ -60,7 +60,9 @@ uint64_t ReclaimPolicy::key_of(uint64_t mapping_id, FileBlock index) {
 
 ReclaimPolicy::List& ReclaimPolicy::list_of(Queue queue) {
   CHECK(queue != Queue::none);
-  return queue == Queue::spent ? spent_ : queue == Queue::small ? small_ : main_;
+  if (queue == Queue::spent) return spent_;
+  if (queue == Queue::ahead) return ahead_;
+  return queue == Queue::small ? small_ : main_;
 }
 
 void ReclaimPolicy::push(Folio& folio, Queue queue) {
@@ -96,9 +98,11 @@ void ReclaimPolicy::enter(Folio& folio) {
 }
 
 void ReclaimPolicy::leave(Folio& folio) {
-  if (is_queued(folio)) unlink(folio);
+  if (!is_queued(folio)) return;
+  unlink(folio);
   // It is locked or written to: nobody knows any more that it is not needed.
-  if (folio.reclaim_.home == Queue::spent) folio.reclaim_.home = Queue::small;
+  const Queue home = folio.reclaim_.home;
+  if (home == Queue::spent || home == Queue::ahead) folio.reclaim_.home = Queue::small;
 }
 
 void ReclaimPolicy::note_use(Folio& folio) {
@@ -121,11 +125,26 @@ void ReclaimPolicy::note_spent(Folio& folio) {
   push(folio, Queue::spent);
 }
 
+void ReclaimPolicy::note_wanted(Folio& folio) {
+  Folio::Reclaim& links = folio.reclaim_;
+  if (links.home != Queue::ahead) return;
+  links.home = Queue::small;
+  if (!is_queued(folio)) return;
+  unlink(folio);
+  push(folio, Queue::small);
+}
+
+// Of what has not proved itself.
+ReclaimPolicy::Queue ReclaimPolicy::young_queue() const {
+  if (small_.size + ahead_.size == 0) return Queue::none;
+  return ahead_.size > small_.size ? Queue::ahead : Queue::small;
+}
+
 ReclaimPolicy::Queue ReclaimPolicy::next_queue(Reach reach) const {
   if (spent_.size != 0) return Queue::spent;
-  if (reach == Reach::cheap) return small_.size != 0 ? Queue::small : Queue::none;
-  if (main_.size == 0) return small_.size != 0 ? Queue::small : Queue::none;
-  return small_.size * kSmallShare > small_.size + main_.size ? Queue::small : Queue::main;
+  if (reach == Reach::cheap || main_.size == 0) return young_queue();
+  const size_t young = small_.size + ahead_.size;
+  return young * kSmallShare > young + main_.size ? young_queue() : Queue::main;
 }
 
 bool ReclaimPolicy::is_due(Folio& folio) {
@@ -152,6 +171,9 @@ void ReclaimPolicy::count_dropped(const Folio& folio) {
     case Queue::spent:
       ++stats_.spent_count;
       break;
+    case Queue::ahead:
+      ++stats_.ahead_count;
+      break;
     case Queue::small:
       ++stats_.small_count;
       ghosts_.insert(folio.reclaim_.key);
@@ -160,6 +182,16 @@ void ReclaimPolicy::count_dropped(const Folio& folio) {
       ++stats_.main_count;
       break;
   }
+}
+
+Folio* ReclaimPolicy::take_oldest_ahead() {
+  while (Folio* folio = ahead_.first) {
+    const bool referenced = folio->ref_count() != 0;
+    if (!referenced) count_dropped(*folio);
+    unlink(*folio);
+    if (!referenced) return folio;
+  }
+  return nullptr;
 }
 
 Folio* ReclaimPolicy::take_victim(Reach reach) {

@@ -9,6 +9,7 @@
 //                 dropped ....> ghosts ............+ seen again soon: straight to main
 //
 //     spent: pages of which no further use is expected (a stream's, once read); dropped first
+//     ahead: pages read ahead and not asked for yet; the small queue's share is for both
 //
 // A stream passes through the small queue, a tenth of the pages, and leaves the main queue alone.
 // A shared block's page needs one use to get there, a file's own two: those the kernel's cache
@@ -59,6 +60,7 @@ class GhostTable {
 
 struct ReclaimStats {
   uint64_t spent_count = 0;  // dropped from each queue
+  uint64_t ahead_count = 0;
   uint64_t small_count = 0;
   uint64_t main_count = 0;
   uint64_t ghost_hit_count = 0;
@@ -80,6 +82,9 @@ class ReclaimPolicy {
   void note_use(Folio& folio);
   // No further use is expected.
   void note_spent(Folio& folio);
+  // It is there on suspicion / somebody has asked for it now.
+  void note_ahead(Folio& folio) { folio.reclaim_.home = Folio::Queue::ahead; }
+  void note_wanted(Folio& folio);
 
   enum class Reach : uint8_t {
     all,
@@ -87,6 +92,8 @@ class ReclaimPolicy {
   };
   // Takes out the page to drop now; null if there is none within reach.
   Folio* take_victim(Reach reach);
+  // Takes out the page that has waited longest for somebody to ask for it; null if there is none.
+  Folio* take_oldest_ahead();
 
   const ReclaimStats& stats() const { return stats_; }
   size_t small_size() const { return small_.size; }
@@ -104,11 +111,13 @@ class ReclaimPolicy {
   void push(Folio& folio, Queue queue);
   void unlink(Folio& folio);
   Queue next_queue(Reach reach) const;
+  Queue young_queue() const;
   // True if it goes; else it has been given another place.
   bool is_due(Folio& folio);
   void count_dropped(const Folio& folio);
 
   List spent_;
+  List ahead_;
   List small_;
   List main_;
   GhostTable ghosts_;

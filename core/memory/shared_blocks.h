@@ -39,6 +39,10 @@ class SharedBlocks final : public BlockOwnersListener {
   // unlocks it; others wait for `changed`. Requires that there is none.
   //   Restarts  memory, like PageCache::add()
   Attempt<FolioRef> add(BlockNo block);
+  // The same like PageCache::add_spare(): null rather than waiting.
+  FolioRef add_spare(BlockNo block);
+  // Whether there is a page, in any state; not counted.
+  bool has(BlockNo block) const;
   // Takes out whatever there is, locked and referenced pages too.
   void forget(BlockRange blocks);
   void no_longer_shared(BlockRange blocks) override { forget(blocks); }

@@ -117,6 +117,17 @@ constexpr StatEntry kReflink[] = {
     {"reflink.shared_pages", integer, gauge, "of these in memory, each once for all owners"},
 };
 
+// Pages read before anybody asked for them.
+constexpr StatEntry kReadahead[] = {
+    {"readahead.sequential_count", integer, counter, "windows of sequential streams"},
+    {"readahead.strided_count", integer, counter, "windows of strided streams"},
+    {"readahead.window_bytes", integer, counter, "of these windows"},
+    {"readahead.read_bytes", integer, counter, "of it, read: neither cached nor a hole"},
+    {"readahead.hit_bytes", integer, counter, "of it, then asked for"},
+    {"readahead.wasted_bytes", integer, counter, "of it, dropped before anybody asked"},
+    {"readahead.dropped_count", integer, counter, "steps given up: no memory, or the file blocked"},
+};
+
 constexpr StatEntry kMemory[] = {
     {"memory.resident_bytes", integer, gauge, "of the daemon"},
     {"memory.cache_bytes_max", integer, fact, "bound of the page cache"},
@@ -232,8 +243,8 @@ constexpr auto joined(const StatEntry (&... parts)[N]) {
   return all;
 }
 
-constexpr auto kSchema = joined(kKernel, kVolume, kFile, kFaults, kReflink, kMemory, kTree, kDevice,
-                                kJournal, kFuse, kEngine);
+constexpr auto kSchema = joined(kKernel, kVolume, kFile, kFaults, kReflink, kReadahead, kMemory,
+                                kTree, kDevice, kJournal, kFuse, kEngine);
 
 constexpr std::string_view kTypeNames[] = {"integer", "boolean", "text", "histogram"};
 constexpr std::string_view kKindNames[] = {"fact", "gauge", "counter"};

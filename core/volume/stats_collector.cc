@@ -160,6 +160,20 @@ Json faults_section(const FaultStats& faults) {
   return json;
 }
 
+Json readahead_section(const ReadaheadStats& readahead, const PageCacheStats* cache) {
+  Json json;
+  json["sequential_count"] = readahead.sequential_count;
+  json["strided_count"] = readahead.strided_count;
+  json["window_bytes"] = readahead.window_bytes;
+  json["read_bytes"] = readahead.read_bytes;
+  if (cache != nullptr) {
+    json["hit_bytes"] = cache->read_ahead_hit_bytes;
+    json["wasted_bytes"] = cache->read_ahead_wasted_bytes;
+  }
+  json["dropped_count"] = readahead.dropped_count;
+  return json;
+}
+
 Json memory_section(const StatsInput& input) {
   Json json = Json::object();
   if (input.resident_bytes) json["resident_bytes"] = *input.resident_bytes;
@@ -308,6 +322,9 @@ Json collect_stats(const StatsInput& input) {
   if (input.file != nullptr) data["file"] = file_section(*input.file);
   if (input.faults != nullptr) data["faults"] = faults_section(*input.faults);
   if (input.file != nullptr) data["reflink"] = reflink_section(*input.file, input);
+  if (input.readahead != nullptr) {
+    data["readahead"] = readahead_section(*input.readahead, input.page_cache);
+  }
   data["memory"] = memory_section(input);
   if (input.tree != nullptr) data["tree"] = tree_section(*input.tree, input.store);
   if (input.device != nullptr) data["device"] = device_section(input);

@@ -49,6 +49,7 @@ struct StatsInput {
 
   const FileStats* file = nullptr;
   const FaultStats* faults = nullptr;
+  const ReadaheadStats* readahead = nullptr;
   const PageCacheStats* page_cache = nullptr;
   const SharedPageStats* shared_pages = nullptr;
   std::optional<uint64_t> resident_bytes;  // of the process

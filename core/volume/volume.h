@@ -13,6 +13,7 @@
 #include "core/file/copy_range.h"
 #include "core/file/fsync.h"
 #include "core/file/read.h"
+#include "core/file/readahead.h"
 #include "core/file/truncate.h"
 #include "core/file/write.h"
 

@@ -22,6 +22,7 @@ struct Everything {
   RecoveryStats recovery;
   FileStats file;
   FaultStats faults;
+  ReadaheadStats readahead;
   PageCacheStats page_cache;
   SharedPageStats shared_pages;
   TreeStats tree;
@@ -46,6 +47,7 @@ struct Everything {
     input.recovery = &recovery;
     input.file = &file;
     input.faults = &faults;
+    input.readahead = &readahead;
     input.page_cache = &page_cache;
     input.shared_pages = &shared_pages;
     input.resident_bytes = 1;
