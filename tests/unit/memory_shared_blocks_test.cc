@@ -57,12 +57,12 @@ TEST_CASE("a page of a shared block that was never filled goes with its last ref
 
 TEST_CASE("forgetting takes the pages of the range and no others") {
   Cache cache;
-  for (uint64_t block : {1, 9, 10, 63, 64, 199, 200, 100'000}) {
+  for (const uint64_t block : {1u, 9u, 10u, 63u, 64u, 199u, 200u, 100'000u}) {
     cache.add_filled(block, std::byte{1});
   }
   cache.forget(10, 200);
-  for (uint64_t block : {10, 63, 64, 199}) CHECK_FALSE(cache.find(block));
-  for (uint64_t block : {1, 9, 200, 100'000}) CHECK(cache.find(block));
+  for (const uint64_t block : {10u, 63u, 64u, 199u}) CHECK_FALSE(cache.find(block));
+  for (const uint64_t block : {1u, 9u, 200u, 100'000u}) CHECK(cache.find(block));
   CHECK(cache.shared.size() == 4);
   CHECK(cache.pages.arena().frames_used() == 4);
 }
