@@ -192,7 +192,7 @@ class Parser {
   Result<void> refuse(const Word& word, std::string_view why,
                       Error error = Error::invalid_argument) {
     std::string text(word.name);
-    if (word.value) text += "=" + std::string(*word.value);
+    if (word.value) text.append("=").append(*word.value);
     *message_ = "mount option '" + text + "': " + std::string(why);
     return error;
   }
