@@ -86,9 +86,10 @@ class Parser {
       return refuse(word, "not offered; use allow_other", Error::not_supported);
     }
     if (name == "subtype") return {};  // always fusefs
-    static constexpr std::array<std::string_view, 12> kWithValue = {
-        "fsname",    "cache",  "threads", "max_background", "errors",  "uring",
-        "writeback", "direct", "fault",   "mmap_reserve",   "context", "fscontext"};
+    static constexpr std::array<std::string_view, 13> kWithValue = {
+        "fsname",  "cache",     "threads",       "max_background", "errors",
+        "uring",   "writeback", "direct",        "fault",          "mmap_reserve",
+        "context", "fscontext", "volatile_cache"};
     if (std::find(kWithValue.begin(), kWithValue.end(), name) == kWithValue.end()) {
       return refuse(word, "unknown mount option; fusefs mount --help lists them");
     }
@@ -112,6 +113,12 @@ class Parser {
     if (name == "uring") return parse_uring(word, value);
     if (name == "writeback") return parse_writeback(word, value);
     if (name == "fault") return parse_fault(word, value);
+    if (name == "volatile_cache") {
+      uint32_t seed = 0;
+      TRY_OK(parse_number(word, value, 0, UINT32_MAX, seed));
+      options_.volatile_cache_seed = seed;
+      return {};
+    }
     if (name == "direct") {
       if (value != "on" && value != "off") return refuse(word, "direct is on or off");
       options_.direct = value == "on";

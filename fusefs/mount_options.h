@@ -58,6 +58,8 @@ struct MountOptions {
   uint32_t max_background = 64;  // requests of readahead and writeback that the kernel sends ahead
   bool init_patch = true;        // handshake by hand; false: libfuse's own, with fewer features
   UringMode uring = UringMode::automatic;
+  // For tests: a kill of the daemon loses what was not flushed (core/io/volatile_cache.h).
+  std::optional<uint64_t> volatile_cache_seed;
 };
 
 // Adds what `list` asks for to `options`; later words win. Commas separate, as in fstab.

@@ -94,6 +94,7 @@ Result<void> MountedVolume::open_device(std::string* message) {
   device.direct = options_.direct;
   device.iopoll = options_.iopoll;
   device.claim = !fuseblk_;  // the kernel's mount claims it
+  device.volatile_cache_seed = options_.volatile_cache_seed;
   TRY(device_, UringDevice::open(source_, device, message));
   return {};
 }

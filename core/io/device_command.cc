@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <span>
 
 #include "core/io/aligned_buffer.h"
 #include "core/io/device_ring.h"
@@ -233,6 +234,7 @@ bool DeviceRing::try_another_way(Command& command, int error) {
 
 // As the ring would: a count, or a negative errno.
 int32_t DeviceRing::call(Command& command) {
+  if (device_.volatile_cache_) return static_cast<int32_t>(call_volatile(command));
   const IoRequest& io = command.request->io;
   const int fd = device_.probed_.fd.get();
   ssize_t result = 0;
@@ -248,6 +250,19 @@ int32_t DeviceRing::call(Command& command) {
                                      : ::pwritev2(fd, vectors, count, addr, flags);
   }
   return static_cast<int32_t>(result < 0 ? -errno : result);
+}
+
+int64_t DeviceRing::call_volatile(Command& command) {
+  const IoRequest& io = command.request->io;
+  VolatileCache& cache = *device_.volatile_cache_;
+  if (io.kind == IoKind::flush) return cache.flush(command.flush_stamp);
+  if (io.kind == IoKind::discard) return cache.discard(io.addr, io.len);
+  if (io.kind == IoKind::write_zeroes) return cache.write_zeroes(io.addr, io.len);
+  const iovec single = gather(command);
+  const std::span<const iovec> buffers =
+      command.vectors.empty() ? std::span(&single, 1) : std::span<const iovec>(command.vectors);
+  const uint64_t addr = io.addr + command.begin + command.done;
+  return io.kind == IoKind::read ? cache.read(addr, buffers) : cache.write(addr, buffers, io.fua);
 }
 
 }  // namespace fusefs

@@ -249,6 +249,7 @@ class Probe {
                                             " bytes: more than 4096 is not supported");
     }
     geometry.size_bytes -= geometry.size_bytes % geometry.logical_block_bytes;
+    if (options_.volatile_cache_seed) geometry.has_volatile_cache = true;
     if (geometry.size_bytes < kBlockBytes) {
       return fail(Error::truncated_volume, "is empty: it has no room for a volume");
     }

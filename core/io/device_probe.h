@@ -8,6 +8,8 @@
 // the monitor.
 #pragma once
 
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -22,6 +24,8 @@ struct DeviceOptions {
   bool exclusive = true;  // the lock; without it only looking is safe
   bool claim = true;      // O_EXCL on a block device; false where mount(2) claims it (fuseblk)
   bool iopoll = false;    // completions are polled for, not interrupted by
+  // For tests: the seed of a cache that loses what was not flushed (volatile_cache.h).
+  std::optional<uint64_t> volatile_cache_seed;
 };
 
 // A descriptor that closes itself.

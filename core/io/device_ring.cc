@@ -142,6 +142,9 @@ void DeviceRing::split(Request& request) {
     command.done = 0;
     command.retries = 0;
     command.method = UringDevice::Method::none;
+    if (request.io.kind == IoKind::flush && device_.volatile_cache_) {
+      command.flush_stamp = device_.volatile_cache_->stamp();
+    }
   }
 }
 
@@ -167,6 +170,7 @@ void DeviceRing::complete() {
 // ---- Commands ----
 
 bool DeviceRing::is_direct(const Command& command) const {
+  if (device_.volatile_cache_) return true;
   if (!device_.probed_.is_memory) return false;
   const IoKind kind = command.request->io.kind;
   return is_transfer(kind) || kind == IoKind::flush;

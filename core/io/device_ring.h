@@ -14,7 +14,8 @@
 //   (1) A request is in flight from queue() until complete() has told its ticket.
 //   (2) Commands that find no room in the ring wait in the backlog, first in, first out.
 //   (3) With a device that is memory, transfers and flushes go to `direct_` instead of the ring and
-//       are done by system calls in wait() and poll(), a bounded amount at a time.
+//       are done by system calls in wait() and poll(), a bounded amount at a time. With a
+//       VolatileCache everything goes there, and from there to it.
 //
 // Created, used and destroyed by one thread; nothing here is locked.
 #pragma once
@@ -79,6 +80,7 @@ class DeviceRing {
     uint64_t len = 0;
     uint64_t done = 0;
     uint32_t retries = 0;
+    uint64_t flush_stamp = 0;  // of a VolatileCache, when the flush was asked for
     UringDevice::Method method = UringDevice::Method::none;  // that was tried last
     std::vector<iovec> vectors;  // of the entry under way, if it needs more than one
   };
@@ -108,6 +110,7 @@ class DeviceRing {
   void issue(Command& command);
   void issue_again(Command& command);
   int32_t call(Command& command);
+  int64_t call_volatile(Command& command);
   Ring& ring_for(const Command& command);
   bool prepare(Command& command);
   void prepare_transfer(Command& command, io_uring_sqe& entry);

@@ -21,6 +21,10 @@ UringDevice::UringDevice(ProbedDevice probed, const DeviceOptions& options)
   if (geometry().can_discard) {
     discard_method_ = geometry().is_block_device ? Method::uring_command : Method::fallocate;
   }
+  if (options.volatile_cache_seed) {
+    volatile_cache_ = std::make_unique<VolatileCache>(
+        probed_.fd.get(), geometry().logical_block_bytes, *options.volatile_cache_seed);
+  }
 }
 
 // Explicitly: the kernel may keep a ring, and with it the descriptor, a little longer.
@@ -29,9 +33,11 @@ UringDevice::~UringDevice() { ::flock(probed_.fd.get(), LOCK_UN); }
 Result<std::unique_ptr<UringDevice>> UringDevice::open(const std::string& path,
                                                        const DeviceOptions& options,
                                                        std::string* message) {
-  TRY(ProbedDevice probed, probe_device(path, options, message));
+  DeviceOptions taken = options;
+  if (taken.volatile_cache_seed) taken.direct = false;  // it writes from memory of any alignment
+  TRY(ProbedDevice probed, probe_device(path, taken, message));
   TRY(const std::unique_ptr<Ring> tried, Ring::create(Ring::Mode::interrupt, 1, message));
-  return std::unique_ptr<UringDevice>(new UringDevice(std::move(probed), options));
+  return std::unique_ptr<UringDevice>(new UringDevice(std::move(probed), taken));
 }
 
 void UringDevice::submit(IoRequest request, const Ref<IoTicket>& ticket) {
@@ -56,7 +62,7 @@ UringFacts UringDevice::facts() const {
   UringFacts facts;
   facts.direct_io = probed_.direct_io;
   facts.iopoll = options_.iopoll;
-  facts.calls_directly = probed_.is_memory;
+  facts.calls_directly = probed_.is_memory || volatile_cache_ != nullptr;
   facts.registered_file = registered_file_;
   facts.registered_buffers = registered_buffers_ && !refused_buffers_;
   facts.defer_taskrun = defer_taskrun_;

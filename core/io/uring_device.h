@@ -29,6 +29,7 @@
 #include "core/io/block_device.h"
 #include "core/io/device_probe.h"
 #include "core/io/device_stats.h"
+#include "core/io/volatile_cache.h"
 
 namespace fusefs {
 
@@ -38,7 +39,7 @@ class DeviceRing;
 struct UringFacts {
   bool direct_io = false;
   bool iopoll = false;
-  bool calls_directly = false;  // memory below: a system call is done before io_uring has begun
+  bool calls_directly = false;  // memory below, or a cache for tests: by plain system calls
   bool registered_file = false;
   bool registered_buffers = false;  // false: refused, mostly by RLIMIT_MEMLOCK; works, slower
   bool defer_taskrun = false;       // completions run in the issuer's context only
@@ -85,6 +86,7 @@ class UringDevice final : public BlockDevice {
   SystemClock clock_;
   std::vector<iovec> regions_;
   DeviceStats stats_;
+  std::unique_ptr<VolatileCache> volatile_cache_;  // for tests; else null
   // Found out by trying; only ever moves to the next method.
   std::atomic<Method> discard_method_{Method::none};
   std::atomic<Method> zero_method_{Method::fallocate};

@@ -47,7 +47,8 @@ TEST_CASE("mount options of the volume and the daemon are parsed with their unit
       "cache=64M,mmap_reserve=8M,threads=3,max_background=128,iopoll,discard,norecovery,noatime,"
       "allow_other,"
       "fsname=/dev/x "
-      "y,direct=off,no_init_patch,uring=off,errors=remount-ro,writeback=core,dirsync,fault=hold");
+      "y,direct=off,no_init_patch,uring=off,errors=remount-ro,writeback=core,dirsync,fault=hold,"
+      "volatile_cache=7");
   REQUIRE(parsed.result.ok());
   const MountOptions& options = parsed.options;
   CHECK(options.cache_bytes == 64ull << 20);
@@ -66,6 +67,7 @@ TEST_CASE("mount options of the volume and the daemon are parsed with their unit
   CHECK(options.uring == UringMode::off);
   CHECK(options.dirsync);
   CHECK(options.fault_policy == FaultPolicy::hold);
+  CHECK(options.volatile_cache_seed == 7);
 }
 
 TEST_CASE("a mount option that is wrong or not offered is refused with a line that names it") {
@@ -76,7 +78,8 @@ TEST_CASE("a mount option that is wrong or not offered is refused with a line th
                            "errors=continue", "errors=panic", "errors=later",
                            "uring=on",        "uring=maybe",  "writeback=kernel",
                            "writeback=x",     "ro=1",         "remount",
-                           "direct=2",        "allow_root",   "fault=wait"}) {
+                           "direct=2",        "allow_root",   "fault=wait",
+                           "volatile_cache=x"}) {
     const Parsed parsed = parse(std::string("noatime,") + list + ",rw");
     INFO(list);
     REQUIRE_FALSE(parsed.result.ok());
