@@ -120,7 +120,7 @@ void write_blocks(const Job& job, unsigned number, const std::atomic<bool>& go,
       if (job.kind != "append") i = 0;
     }
     std::memcpy(block.data(), &i, sizeof(i));
-    const off_t pos = job.kind == "append" ? 0 : static_cast<off_t>(blocks[i]) * kBlockBytes;
+    const auto pos = static_cast<off_t>(job.kind == "append" ? 0 : blocks[i] * kBlockBytes);
     const Clock::time_point begin = Clock::now();
     const ssize_t done = job.kind == "append" ? write(fd, block.data(), kBlockBytes)
                                               : pwrite(fd, block.data(), kBlockBytes, pos);
