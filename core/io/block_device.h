@@ -7,6 +7,7 @@
 //   - A completed write without `fua` may be lost by a power cut until a flush that was submitted
 //     after the write completed has completed.
 //   - A write with `fua` is durable when it completes. So is everything before a completed flush.
+//     Where the geometry says no has_fua, it costs a flush of its own.
 //   - A power cut leaves each logical block of a write in flight either old or new.
 //   - Requests in flight at the same time are not ordered. Two writes in flight to one block are
 //     the caller's bug.
@@ -33,6 +34,7 @@ struct DeviceGeometry {
   uint32_t logical_block_bytes = 4096;  // 512 or 4096: alignment of addresses, lengths, buffers
   uint32_t io_bytes_max = 1 << 20;      // larger requests are split by the driver
   bool has_volatile_cache = true;       // completed writes need a flush
+  bool has_fua = false;                 // a write can be durable by itself, at less than a flush
   bool can_discard = false;
   bool is_block_device = false;
   bool read_only = false;

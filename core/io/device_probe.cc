@@ -145,14 +145,16 @@ class Probe {
 
   // An attribute of the queue of the disk that `device_` is, or is a partition of.
   std::optional<std::string> queue_attribute(const char* name) const {
-    const std::string base =
-        "/sys/dev/block/" + std::to_string(major(device_)) + ":" + std::to_string(minor(device_));
     for (const char* to_queue : {"/queue/", "/../queue/"}) {
       std::ifstream file(device_folder() + to_queue + name);
       std::string line;
       if (std::getline(file, line)) return line;
     }
     return std::nullopt;
+  }
+
+  bool has_fua_queue() const {
+    return queue_attribute("fua") == "1" || queue_attribute("write_cache") == "write through";
   }
 
   // Whether the disk keeps its blocks in memory. Not so if zram may write them elsewhere.
@@ -186,6 +188,7 @@ class Probe {
     geometry.is_block_device = true;
     found_.is_memory = is_memory_disk();
     geometry.has_volatile_cache = queue_attribute("write_cache") != "write through";
+    geometry.has_fua = has_fua_queue();
     const std::optional<std::string> discard_bytes = queue_attribute("discard_max_bytes");
     geometry.can_discard = !options_.read_only && discard_bytes && *discard_bytes != "0";
     return {};
@@ -205,6 +208,9 @@ class Probe {
       }
       geometry.logical_block_bytes = std::max(*alignment, kLogicalBlockMin);
     }
+    // An overwrite in a file is a write with FUA where the filesystem keeps its blocks in place and
+    // the disk below has it, or has nothing to lose. Without one disk below, nobody knows.
+    geometry.has_fua = found_.direct_io && has_fua_queue();
     geometry.can_discard = !options_.read_only && can_punch();
     return {};
   }
@@ -249,7 +255,10 @@ class Probe {
                                             " bytes: more than 4096 is not supported");
     }
     geometry.size_bytes -= geometry.size_bytes % geometry.logical_block_bytes;
-    if (options_.volatile_cache_seed) geometry.has_volatile_cache = true;
+    if (options_.volatile_cache_seed) {
+      geometry.has_volatile_cache = true;
+      geometry.has_fua = *options_.volatile_cache_seed % 2 != 0;
+    }
     if (geometry.size_bytes < kBlockBytes) {
       return fail(Error::truncated_volume, "is empty: it has no room for a volume");
     }

@@ -17,6 +17,12 @@ constexpr uint32_t kFreeCommandsMax = 4;
 // What is done by system calls at a stretch, before those who asked are told.
 constexpr uint64_t kDirectBytesPerTurn = 128 << 10;
 
+#ifdef NDEBUG
+constexpr bool kChecksOverlap = false;
+#else
+constexpr bool kChecksOverlap = true;
+#endif
+
 thread_local DeviceRing* t_rings = nullptr;
 
 }  // namespace
@@ -119,6 +125,10 @@ void DeviceRing::queue(IoRequest io, const Ref<IoTicket>& ticket) {
     done_.push_back(std::move(owned));
     return;
   }
+  if (kChecksOverlap && changes_content(owned->io.kind)) {
+    device_.changing_.begin(owned->io.addr, owned->io.len);
+    owned->listed = true;
+  }
   Request* request = owned.release();  // the ring's, until its last command ends
   split(*request);
   for (uint32_t i = 0; i < request->command_count; ++i) {
@@ -152,6 +162,7 @@ void DeviceRing::complete() {
   DeviceStats& stats = device_.stats_;
   for (std::unique_ptr<Request>& request : done_) {
     const IoRequest& io = request->io;
+    if (std::exchange(request->listed, false)) device_.changing_.end(io.addr);
     stats.note_completed(io.kind, io.len, request->result.ok(),
                          request->end_ns - request->start_ns);
     if (io.kind == IoKind::write && io.fua) ++stats.fua_count;

@@ -93,6 +93,7 @@ class DeviceRing {
     uint32_t command_count = 0;
     uint32_t commands_pending = 0;
     bool used_fixed = false;
+    bool listed = false;  // in the device's WritesInFlight
     Result<void> result;
     std::vector<Command> commands;  // at least command_count; kept for the next request
   };

@@ -30,6 +30,7 @@
 #include "core/io/device_probe.h"
 #include "core/io/device_stats.h"
 #include "core/io/volatile_cache.h"
+#include "core/io/writes_in_flight.h"
 
 namespace fusefs {
 
@@ -87,6 +88,7 @@ class UringDevice final : public BlockDevice {
   std::vector<iovec> regions_;
   DeviceStats stats_;
   std::unique_ptr<VolatileCache> volatile_cache_;  // for tests; else null
+  WritesInFlight changing_;  // kept by debug builds only
   // Found out by trying; only ever moves to the next method.
   std::atomic<Method> discard_method_{Method::none};
   std::atomic<Method> zero_method_{Method::fallocate};

@@ -163,6 +163,7 @@ constexpr StatEntry kDevice[] = {
     {"device.io_bytes_max", integer, fact, "largest single command"},
     {"device.is_block_device", boolean, fact, "false: a file"},
     {"device.has_volatile_cache", boolean, fact, "writes need a flush to be durable"},
+    {"device.has_fua", boolean, fact, "a write can be durable by itself"},
     {"device.can_discard", boolean, fact, "freed space can be given back"},
     {"device.direct_io", boolean, fact, "O_DIRECT is in force"},
     {"device.iopoll", boolean, fact, "completions are polled for"},

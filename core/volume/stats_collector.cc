@@ -227,6 +227,7 @@ Json device_section(const StatsInput& input) {
   json["io_bytes_max"] = geometry.io_bytes_max;
   json["is_block_device"] = geometry.is_block_device;
   json["has_volatile_cache"] = geometry.has_volatile_cache;
+  json["has_fua"] = geometry.has_fua;
   json["can_discard"] = geometry.can_discard;
   if (const UringFacts* uring = input.uring) {
     json["direct_io"] = uring->direct_io;

@@ -15,9 +15,6 @@ double draw_survival(Random& random) { return kSurvival[random.below(std::size(k
 // What a failed read leaves in the caller's buffer.
 constexpr std::byte kScrambled{0xE5};
 
-bool changes_content(IoKind kind) {
-  return kind == IoKind::write || kind == IoKind::discard || kind == IoKind::write_zeroes;
-}
 bool has_buffers(IoKind kind) { return kind == IoKind::read || kind == IoKind::write; }
 
 // Errors that leave the content alone, as opposed to those that leave any mixture.
@@ -30,6 +27,7 @@ DeviceGeometry geometry_of(const SimDeviceOptions& options) {
   geometry.logical_block_bytes = options.logical_block_bytes;
   geometry.io_bytes_max = options.io_bytes_max;
   geometry.has_volatile_cache = options.has_volatile_cache;
+  geometry.has_fua = options.has_fua;
   geometry.can_discard = options.can_discard;
   geometry.read_only = options.read_only;
   return geometry;
@@ -79,8 +77,7 @@ void SimDevice::submit(IoRequest request, const Ref<IoTicket>& ticket) {
   note_submitted(io);
   const bool is_change = changes_content(io.request.kind);
   if (is_change) {
-    check_no_overlap(io.request);
-    changing_.emplace(io.request.addr, io.request.addr + io.request.len);
+    changing_.begin(io.request.addr, io.request.len);
     io.pieces = pieces_of(io.request);
   }
   in_flight_.emplace(clock_.monotonic_ns() + latency_ns, std::move(io));
@@ -106,14 +103,6 @@ void SimDevice::check_request(const IoRequest& request) const {
     total += buffer.iov_len;
   }
   CHECK_MSG(total == request.len, "the buffers do not add up to the request");
-}
-
-void SimDevice::check_no_overlap(const IoRequest& request) const {
-  auto behind = changing_.lower_bound(request.addr);
-  CHECK_MSG(behind == changing_.end() || request.addr + request.len <= behind->first,
-            "two writes in flight to one block");
-  CHECK_MSG(behind == changing_.begin() || std::prev(behind)->second <= request.addr,
-            "two writes in flight to one block");
 }
 
 uint64_t SimDevice::draw_latency() {
@@ -186,7 +175,7 @@ void SimDevice::complete(InFlight& io) {
   if (gone_) io.error = Error::device_gone;
   if (changes_content(io.request.kind)) {
     check_unchanged(io);
-    changing_.erase(io.request.addr);
+    changing_.end(io.request.addr);
   }
   if (io.error) {
     fail(io);

@@ -30,6 +30,7 @@
 #include "core/base/clock.h"
 #include "core/base/random.h"
 #include "core/io/block_device.h"
+#include "core/io/writes_in_flight.h"
 #include "tests/support/sim_image.h"
 
 namespace fusefs {
@@ -42,6 +43,7 @@ struct SimDeviceOptions {
   uint32_t logical_block_bytes = 4096;
   uint32_t io_bytes_max = 1 << 20;
   bool has_volatile_cache = true;
+  bool has_fua = false;  // what the geometry says; a write with `fua` is durable either way
   bool can_discard = true;
   bool read_only = false;
 
@@ -172,7 +174,6 @@ class SimDevice final : public BlockDevice {
 
   uint64_t block_bytes() const { return options_.logical_block_bytes; }
   void check_request(const IoRequest& request) const;
-  void check_no_overlap(const IoRequest& request) const;
   void check_unchanged(const InFlight& io) const;
   uint64_t draw_latency();
   void apply_faults(InFlight& io, uint64_t& latency_ns);
@@ -205,7 +206,7 @@ class SimDevice final : public BlockDevice {
   uint64_t completed_order_ = 0;
 
   std::multimap<uint64_t, InFlight> in_flight_;  // by time of completion, then of submission
-  std::map<uint64_t, uint64_t> changing_;        // addr -> end, of what is in flight
+  WritesInFlight changing_;
   std::vector<Ref<IoTicket>> never_;             // submitted to the dead
   uint64_t submit_order_ = 0;
 
