@@ -161,6 +161,8 @@ Attempt<FolioRef> Fault::read(FileBlock index) {
   FolioRef folio = inode_.mapping.find(index);
   if (folio && folio->locked) return restart_after(folio->changed, RestartReason::folio_locked);
   if (folio && folio->uptodate) return folio;
+  // A page of what a writethrough writes past us would have the old bytes for ever.
+  ATTEMPT_OK(inode_.busy_ranges.wait_free(file_range(index, kOne)));
 
   std::vector<FilePiece> pieces;
   ATTEMPT_OK(find_pieces(context_, inode_, file_range(index, kOne), stash_.pins_, pieces));
@@ -227,8 +229,12 @@ Attempt<std::vector<FaultPage>> Fault::write(FileRange range, WriteSpan span, bo
 // The pages up to the first that somebody else works on; that one is waited for if it is the first.
 Attempt<std::vector<Candidate>> Fault::find_candidates(FileRange range) {
   std::vector<Candidate> pages;
-  pages.reserve(range.count().value());
-  for (FileBlock at = range.first; at < range.end; ++at) {
+  const FileBlock free_end = inode_.busy_ranges.free_end(range);
+  if (free_end == range.first) {
+    ATTEMPT_OK(inode_.busy_ranges.wait_free(file_range(range.first, kOne)));
+  }
+  pages.reserve((free_end - range.first).value());
+  for (FileBlock at = range.first; at < free_end; ++at) {
     FolioRef folio = inode_.mapping.find(at);
     if (folio && (folio->locked || folio->writeback)) {
       if (!pages.empty()) break;

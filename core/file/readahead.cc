@@ -86,6 +86,8 @@ void Readahead::take_pages(const std::vector<Target>& targets) {
     // Who came by meanwhile reads it already.
     if (streams_->has_passed(file_pos(target.index))) continue;
     if (inode_->mapping.find(target.index)) continue;
+    const FileRange page = file_range(target.index, BlockCount(1));
+    if (inode_->busy_ranges.free_end(page) != page.end) continue;  // it is being replaced
     if (target.shared && context_.cache.shared().has(target.block)) continue;
     FolioRef folio = add_page(target);
     if (!folio) {

@@ -78,7 +78,7 @@ Attempt<void> lock_range(Inode& inode, const WriteRequest& request, WriteStash& 
   ATTEMPT(TwoStateHold hold, inode.pages_lock.block());
   direct.pos = request.append ? inode.attr.size : request.pos + stash.done;
   TRY(direct.len, clip_write(direct.pos, request.data.size() - stash.done));
-  const Attempt<void> taken = inode.direct_writes.take(direct.range(), direct.busy);
+  const Attempt<void> taken = inode.busy_ranges.take(direct.range(), direct.busy);
   if (!taken.ok()) return taken;
   if (stash.done == 0) stash.pos = direct.pos;
   direct.hold = std::move(hold);

@@ -1,13 +1,17 @@
-// BusyRanges: which blocks of one file direct writes are working on. No two of them share a block:
-// the device never sees two writes of one block at once, and a read-modify-write of part of a
-// block loses nobody's bytes.
+// BusyRanges: which blocks of one file writes to the device are working on, writethroughs and
+// direct writes. No two of them share a block: the device never sees two writes of one block at
+// once, and a read-modify-write of part of a block loses nobody's bytes.
+//
+// A writethrough lets others into the file meanwhile. Whoever would add a page of a busy block, to
+// read or to change it, waits: the page would have the old bytes when the write is done.
 //
 // Order: two-state lock -> busy range -> folio. A hold is kept across the device write; its owner
-// waits for nothing but that, a commit, and folios.
+// waits for nothing but that, places for its blocks, a commit, and (a direct write) folios.
 //
 // Monitor held for every call.
 #pragma once
 
+#include <algorithm>
 #include <utility>
 
 #include "core/base/units.h"
@@ -44,9 +48,8 @@ class BusyRanges {
   //   Restarts  two_state: while somebody has a block of `range`
   Attempt<void> take(FileRange range, BusyRangeHold& hold) {
     CHECK(!hold.held());
-    for (BusyRangeHold* at = head_; at != nullptr; at = at->next_) {
-      if (at->range_.overlaps(range)) return restart_after(released_, RestartReason::two_state);
-    }
+    const Attempt<void> free = wait_free(range);
+    if (!free.ok()) return free;
     hold.owner_ = this;
     hold.range_ = range;
     hold.previous_ = nullptr;
@@ -54,6 +57,20 @@ class BusyRanges {
     if (head_ != nullptr) head_->previous_ = &hold;
     head_ = &hold;
     return {};
+  }
+
+  //   Restarts  as take()
+  Attempt<void> wait_free(FileRange range) {
+    if (free_end(range) < range.end) return restart_after(released_, RestartReason::two_state);
+    return {};
+  }
+  // The first busy block of `range`, or its end.
+  FileBlock free_end(FileRange range) const {
+    FileBlock end = range.end;
+    for (const BusyRangeHold* at = head_; at != nullptr; at = at->next_) {
+      if (at->range_.overlaps(range)) end = std::min(end, std::max(at->range_.first, range.first));
+    }
+    return end;
   }
 
  private:

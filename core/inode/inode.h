@@ -125,7 +125,7 @@ class Inode : public RefCounted {
   BlockNo allocation_goal;
 
   TwoStateLock pages_lock;
-  BusyRanges direct_writes;
+  BusyRanges busy_ranges;
   Mapping mapping{&delayed_blocks};
 
  protected:
