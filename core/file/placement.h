@@ -95,7 +95,7 @@ class Placement {
 // Gathers device requests: what follows on the device becomes one request.
 class IoGather {
  public:
-  IoGather(BlockDevice& device, IoKind kind, Ref<IoTicket> ticket);
+  IoGather(BlockDevice& device, IoKind kind, Ref<IoTicket> ticket, bool fua = false);
   ~IoGather() { submit(); }
   IoGather(const IoGather&) = delete;
   IoGather& operator=(const IoGather&) = delete;
@@ -105,6 +105,7 @@ class IoGather {
  private:
   BlockDevice& device_;
   const IoKind kind_;
+  const bool fua_;
   Ref<IoTicket> ticket_;
   IoRequest request_;
 };

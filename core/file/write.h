@@ -17,6 +17,13 @@
 
 namespace fusefs {
 
+// What is durable before a write returns.
+enum class SyncLevel : uint8_t {
+  none,
+  data,  // O_DSYNC: its bytes, and what it takes to find them
+  all,   // O_SYNC: times as well
+};
+
 struct WriteRequest {
   uint64_t pos = 0;
   ConstBytes data;         // valid and unchanged until the operation ends
@@ -25,6 +32,7 @@ struct WriteRequest {
   // Writeback of mapped pages by the kernel: data that somebody has stored already, so it may take
   // from the writeback reserve.
   bool kernel_writeback = false;
+  SyncLevel sync = SyncLevel::none;  // for write_through(): others leave it to fsync()
 };
 
 struct WriteStash {

@@ -64,6 +64,7 @@ class Batch {
 
   // Woken when the batch is durable, or never will be.
   Waitable settled;
+  uint32_t joined = 0;  // Journal::join()
 
  private:
   void reserve(size_t len);

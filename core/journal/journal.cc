@@ -117,6 +117,10 @@ Attempt<void> Journal::wait_durable(JournalSeq seq) {
   return restart_after(batch_of(seq).settled, RestartReason::durable);
 }
 
+void Journal::join(JournalSeq seq) {
+  if (seq > durable_seq_ && !error_) ++batch_of(seq).joined;
+}
+
 void Journal::kick() {
   if (wanted_seq_ == last_seq_) return;
   wanted_seq_ = last_seq_;
@@ -162,6 +166,7 @@ void Journal::batch_durable(std::unique_ptr<Batch> batch) {
   stats_.write_bytes += batch->blocks() * kBlockBytes;
   stats_.commit_latency_ns.record(scheduler_.clock().monotonic_ns() - batch->closed_ns());
   stats_.batch_transactions.record(batch->transaction_count());
+  if (batch->joined != 0) stats_.batch_joined.record(batch->joined);
   if (!spare_) spare_ = batch->take_buffer();
   batch->settled.wake_all();
   durable_changed_.wake_all();

@@ -59,6 +59,7 @@ struct JournalStats {
   uint64_t space_wait_count = 0;
   Histogram commit_latency_ns;   // from closing a batch to durable
   Histogram batch_transactions;  // transactions per batch
+  Histogram batch_joined;        // synchronous writes that waited for it, of those with any
 };
 
 // Everything a transaction changes is committed by itself within this time.
@@ -93,6 +94,8 @@ class Journal {
   //   Restarts  until `seq` is durable; the batch is closed as soon as the writer is free
   //   Errors    of the flush or the write, also when an earlier batch's failed
   Attempt<void> wait_durable(JournalSeq seq);
+  // One more operation will wait for `seq`, for the statistics.
+  void join(JournalSeq seq);
   // Closes the open batch as soon as possible, without waiting.
   void kick();
 

@@ -1,0 +1,83 @@
+// DurableWrite: from "these blocks" to "durable", for writes that go to the device themselves:
+// writethroughs and direct writes, also those that nobody wants durable.
+//
+//     begin() --> the caller adds its data --> advance() ------------> settle()
+//                                              device write, commit    durable
+//                                              holds are kept          nothing is held
+//
+// What O_DSYNC (data) and O_SYNC (all) cost:
+//
+//                      | pure overwrite                   | anything else
+//     -----------------+----------------------------------+----------------------------------
+//     data, FUA        | the write                        | write; then the journal's batch
+//     data, no FUA     | write; flush                     | write; flush, by the batch; batch
+//     all              | the same, and beside it a batch  | the same: the commit has the times
+//                      | with the times                   |
+//
+// A flush is shared by everybody whose write had completed when it began (write_cache.h), a batch
+// by everybody who committed while the one before it was being written (journal.h): sixteen
+// writers cost little more than one. A device without a volatile cache needs neither flush nor FUA.
+//
+// A pure overwrite (blocks mapped, written and the file's own, inside the size) needs no journal
+// write for its data: only the transaction that mapped the blocks must be durable, and mostly is.
+//
+// Part of a stash. Monitor held for every call.
+#pragma once
+
+#include <optional>
+
+#include "core/file/placement.h"
+#include "core/file/write.h"
+
+namespace fusefs {
+
+class DurableWrite {
+ public:
+  DurableWrite() = default;
+  DurableWrite(const DurableWrite&) = delete;
+  DurableWrite& operator=(const DurableWrite&) = delete;
+
+  // Begins a run of device writes. What the caller adds to the gather, in this attempt, is the data
+  // of a placement whose segments are placed; the memory stays as it is until advance() has ended.
+  // May be called again once advance() has: settle() is for all runs together.
+  IoGather begin(FileContext& context, const Inode& inode, SyncLevel wanted);
+
+  // Waits for the device, counts the change of the contents (touch_contents()), and commits what
+  // must be: the placement, the size up to `end` (where the data ends, not its last block), and
+  // with SyncLevel::all the times, beside the data. Afterwards, or after an error, the device is
+  // done with the memory.
+  //   Restarts  data_io, and as Placement::commit() and save_attr()
+  //   Errors    io_failed, device_gone, no_space (backing file), read_only_volume, corrupt
+  Attempt<void> advance(FileContext& context, Inode& inode, Placement& placement, uint64_t end,
+                        NodePins& pins);
+  // Of the run's data.
+  const Ref<IoTicket>& ticket() const { return ticket_; }
+
+  // Until all runs are durable, as far as was wanted; nothing need be held.
+  //   Restarts  durable;  Errors  of the flush or the batch
+  Attempt<void> settle(FileContext& context);
+
+ private:
+  enum class Phase : uint8_t { idle, writing, committing, done };
+
+  void save_times(FileContext& context, Inode& inode, NodePins& pins, std::optional<Restart>& wait);
+  void require(JournalSeq seq);
+
+  Phase phase_ = Phase::idle;
+  SyncLevel wanted_ = SyncLevel::none;
+  bool fua_ = false;
+  bool touched_ = false;
+  bool times_saved_ = false;
+  bool needed_commit_ = false;  // at some time
+  std::optional<Error> error_;  // of the times; told when the device is done
+  Ref<IoTicket> ticket_;
+  WriteStamp stamp_ = 0;  // of this run; 0: durable when it completes
+
+  // What settle() waits for.
+  JournalSeq seq_;
+  WriteStamp flush_stamp_ = 0;
+  Ref<IoTicket> flush_;
+  bool joined_ = false;  // counted as one who waits for the batch
+};
+
+}  // namespace fusefs
