@@ -22,6 +22,10 @@ struct FileStats {
   uint64_t write_buffered_bytes = 0;
   uint64_t write_direct_count = 0;
   uint64_t write_direct_bytes = 0;
+  uint64_t through_count = 0;  // writethroughs (write_through.h)
+  uint64_t through_bytes = 0;
+  uint64_t through_not_dirtied_pages = 0;
+  uint64_t through_overlap_wait_count = 0;
   uint64_t writeback_count = 0;  // runs of pages written together
   uint64_t writeback_bytes = 0;
   uint64_t cow_break_count = 0;

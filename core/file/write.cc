@@ -53,7 +53,8 @@ Attempt<void> check_write(FileContext& context, Inode& inode, const WriteRequest
   if (inode.attr.is_directory()) return Error::is_a_directory;
   if (!inode.attr.is_regular()) return Error::invalid_argument;
   if ((inode.attr.flags & kInodeImmutable) != 0) return Error::not_permitted;
-  if ((inode.attr.flags & kInodeAppendOnly) != 0 && !request.append) return Error::not_permitted;
+  const bool appends = request.append || request.appends_only;
+  if ((inode.attr.flags & kInodeAppendOnly) != 0 && !appends) return Error::not_permitted;
   const bool suid = request.kill_suid && (inode.attr.mode & 06000u) != 0;
   if (suid || inode.attr.xattr_count != 0) {
     ATTEMPT_OK(context.names.kill_privileges(inode.ino, request.kill_suid, stash.names));

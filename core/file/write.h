@@ -29,6 +29,7 @@ struct WriteRequest {
   ConstBytes data;         // valid and unchanged until the operation ends
   bool append = false;     // pos is the end of the file
   bool kill_suid = false;  // the caller has no CAP_FSETID
+  bool appends_only = false;  // as far as the kernel knows; for files that allow nothing else
   // Writeback of mapped pages by the kernel: data that somebody has stored already, so it may take
   // from the writeback reserve.
   bool kernel_writeback = false;
@@ -40,7 +41,8 @@ struct WriteStash {
   bool checked = false;  // that the write is allowed
   uint64_t pos = 0;      // where its first byte went, once known (append)
   uint64_t done = 0;     // bytes finished: the write goes on from there after a restart
-  // The part under way; of write.cc or of write_direct.cc.
+  bool to_memory = false;  // a writethrough that the device refused, and that must not be lost
+  // The part under way; of write.cc, write_direct.cc or write_through.cc.
   struct Work {
     virtual ~Work() = default;
   };

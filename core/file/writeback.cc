@@ -226,24 +226,9 @@ void end_run(FileContext& context, WritebackStash& stash) {
   leave_run(stash);
 }
 
-// The pages are dirty again, with blocks reserved as far as there are any.
 void fail_run(FileContext& context, Inode& inode, WritebackStash& stash, Error error) {
   State& state = *stash.state;
-  for (FolioRef& folio : state.folios) context.cache.end_writeback(*folio, false);
-  const BlockCount wanted = state.placement.uncommitted_blocks();
-  state.placement.cancel();
-  Reservation& kept = state.placement.reservation();
-  if (kept.count() < wanted) {
-    Attempt<Reservation> again = context.space.reserve(wanted - kept.count(), SpaceUse::writeback);
-    if (again.ok()) kept.merge(std::move(again).value());
-  }
-  for (const Placement::Segment& segment : state.placement.segments()) {
-    if (segment.kind != Placement::Kind::fresh) continue;
-    for (FolioRef& folio : state.folios) {
-      if (!segment.range.contains(folio->index) || kept.count() == BlockCount(0)) continue;
-      context.cache.give_reservation(*folio, kept.split(kOne));
-    }
-  }
+  dirty_again(context, state.placement, state.folios);
   record_error(inode, state, error);
   ++context.failed_runs_in_row;
   context.cache.dirty_shrunk().wake_all();  // writers look whether there is still hope
@@ -289,6 +274,24 @@ Attempt<void> write_back(FileContext& context, Inode& inode, FileRange range,
   }
   if (state.error) return *state.error;
   return {};
+}
+
+void dirty_again(FileContext& context, Placement& placement, const std::vector<FolioRef>& folios) {
+  for (const FolioRef& folio : folios) context.cache.end_writeback(*folio, false);
+  const BlockCount wanted = placement.uncommitted_blocks();
+  placement.cancel();
+  Reservation& kept = placement.reservation();
+  if (kept.count() < wanted) {
+    Attempt<Reservation> again = context.space.reserve(wanted - kept.count(), SpaceUse::writeback);
+    if (again.ok()) kept.merge(std::move(again).value());
+  }
+  for (const Placement::Segment& segment : placement.segments()) {
+    if (segment.kind != Placement::Kind::fresh) continue;
+    for (const FolioRef& folio : folios) {
+      if (!segment.range.contains(folio->index) || kept.count() == BlockCount(0)) continue;
+      context.cache.give_reservation(*folio, kept.split(kOne));
+    }
+  }
 }
 
 Attempt<void> save_attr(FileContext& context, Inode& inode, NodePins& pins) {

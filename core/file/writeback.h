@@ -20,6 +20,8 @@
 
 namespace fusefs {
 
+class Placement;
+
 // Bytes that one run writes at most.
 inline constexpr uint64_t kWritebackRunBytes = 4ull << 20;
 // Pieces of the file that one run consists of at most, where dirty pages are scattered.
@@ -49,6 +51,10 @@ struct WritebackStash {
 //             kept in the inode; the rest of the range has been written all the same
 Attempt<void> write_back(FileContext& context, Inode& inode, FileRange range,
                          WritebackStash& stash);
+
+// The device or the commit has failed: what is in memory of `placement` (folios ascending, under
+// writeback) is dirty again, with blocks reserved as far as there are any.
+void dirty_again(FileContext& context, Placement& placement, const std::vector<FolioRef>& folios);
 
 // The same for the inode's attributes alone: times, and the size as far as no dirty page is still
 // to bring it. Nothing to do for an inode that waits to be removed.

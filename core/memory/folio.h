@@ -7,6 +7,9 @@
 //                    (read error)     ^            |
 //                                     +--redirtied-+
 //
+// A writethrough (core/file/write_through.h) takes a clean page to writeback, and never makes it
+// dirty.
+//
 // `locked` means that somebody copies into it or fills it without the monitor; others wait for
 // `changed`. One that is being filled from the device (`reading`) may be removed meanwhile: who
 // cuts or replaces what it stands for does not wait for the device. A folio under writeback is

@@ -157,6 +157,9 @@ class PageCache {
   // Requires uptodate and not under writeback.
   void mark_dirty(Folio& folio);
   void begin_writeback(Folio& folio);  // dirty -> writeback, clean
+  // The same for a page that need not be dirty: it is written as it is. Requires uptodate, and
+  // somebody's reference.
+  void begin_writethrough(Folio& folio);
   // Written: clean. Not written: dirty again.
   void end_writeback(Folio& folio, bool written);
   // The block a dirty folio will need; the delayed blocks of its file follow.

@@ -211,10 +211,19 @@ void PageCache::mark_dirty(Folio& folio) {
 }
 
 void PageCache::begin_writeback(Folio& folio) {
-  CHECK(folio.dirty && !folio.locked && !folio.writeback);
-  count_dirty(folio, false);
-  folio.mapping->set_dirty(folio, false);
+  CHECK(folio.dirty);
+  begin_writethrough(folio);
+}
+
+void PageCache::begin_writethrough(Folio& folio) {
+  CHECK(folio.uptodate && !folio.locked && !folio.writeback && !folio.of_shared_block);
+  end_read_ahead(folio, true);
+  if (folio.dirty) {
+    count_dirty(folio, false);
+    folio.mapping->set_dirty(folio, false);
+  }
   folio.writeback = true;
+  settle(folio);
   ++writeback_pages_;
   folio.mapping->set_writeback(folio, true);
 }

@@ -42,6 +42,7 @@ struct KernelFacts {
   bool cache_symlinks = false;
   bool posix_acl = false;
   bool setxattr_ext = false;
+  bool writeback_cache = false;
   bool export_support = false;
   bool create_supp_group = false;
   bool allow_idmap = false;

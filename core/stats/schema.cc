@@ -33,6 +33,7 @@ constexpr StatEntry kKernel[] = {
     {"kernel.cache_symlinks", boolean, fact, "the kernel keeps the targets of symbolic links"},
     {"kernel.posix_acl", boolean, fact, "the kernel enforces POSIX ACLs"},
     {"kernel.setxattr_ext", boolean, fact, "setting an ACL may clear sgid"},
+    {"kernel.writeback_cache", boolean, fact, "the kernel keeps what is written to files"},
     {"kernel.export_support", boolean, fact, "file handles survive eviction (NFS)"},
     {"kernel.create_supp_group", boolean, fact, "the caller's group of a setgid directory is told"},
     {"kernel.allow_idmap", boolean, fact, "idmapped mounts"},
@@ -88,6 +89,15 @@ constexpr StatEntry kFile[] = {
     {"file.writeback_count", integer, counter, "runs of dirty pages written together"},
     {"file.writeback_bytes", integer, counter, "written by them"},
     {"file.fsync_count", integer, counter, "fsyncs of files and directories"},
+};
+
+constexpr StatEntry kWritethrough[] = {
+    {"writethrough.write_count", integer, counter, "writes that were never dirty"},
+    {"writethrough.bytes", integer, counter, "written by them"},
+    {"writethrough.pages_not_dirtied_count", integer, counter, "pages that they did not make dirty"},
+    {"writethrough.overlap_wait_count", integer, counter, "waits for a write of the same blocks"},
+    {"writethrough.group_commit_size", histogram, counter,
+     "durable writes that waited for one batch of the journal"},
 };
 
 constexpr StatEntry kFaults[] = {
@@ -244,8 +254,8 @@ constexpr auto joined(const StatEntry (&... parts)[N]) {
   return all;
 }
 
-constexpr auto kSchema = joined(kKernel, kVolume, kFile, kFaults, kReflink, kReadahead, kMemory,
-                                kTree, kDevice, kJournal, kFuse, kEngine);
+constexpr auto kSchema = joined(kKernel, kVolume, kFile, kWritethrough, kFaults, kReflink,
+                                kReadahead, kMemory, kTree, kDevice, kJournal, kFuse, kEngine);
 
 constexpr std::string_view kTypeNames[] = {"integer", "boolean", "text", "histogram"};
 constexpr std::string_view kKindNames[] = {"fact", "gauge", "counter"};

@@ -35,6 +35,7 @@ Json kernel_section(const KernelFacts& kernel) {
   json["cache_symlinks"] = kernel.cache_symlinks;
   json["posix_acl"] = kernel.posix_acl;
   json["setxattr_ext"] = kernel.setxattr_ext;
+  json["writeback_cache"] = kernel.writeback_cache;
   json["export_support"] = kernel.export_support;
   json["create_supp_group"] = kernel.create_supp_group;
   json["allow_idmap"] = kernel.allow_idmap;
@@ -114,6 +115,16 @@ Json file_section(const FileStats& file) {
   json["writeback_count"] = file.writeback_count;
   json["writeback_bytes"] = file.writeback_bytes;
   json["fsync_count"] = file.fsync_count;
+  return json;
+}
+
+Json writethrough_section(const FileStats& file, const JournalStats* journal) {
+  Json json;
+  json["write_count"] = file.through_count;
+  json["bytes"] = file.through_bytes;
+  json["pages_not_dirtied_count"] = file.through_not_dirtied_pages;
+  json["overlap_wait_count"] = file.through_overlap_wait_count;
+  if (journal != nullptr) json["group_commit_size"] = json_histogram(journal->batch_joined);
   return json;
 }
 
@@ -321,6 +332,9 @@ Json collect_stats(const StatsInput& input) {
   if (input.kernel != nullptr) data["kernel"] = kernel_section(*input.kernel);
   data["volume"] = volume_section(input);
   if (input.file != nullptr) data["file"] = file_section(*input.file);
+  if (input.file != nullptr) {
+    data["writethrough"] = writethrough_section(*input.file, input.journal);
+  }
   if (input.faults != nullptr) data["faults"] = faults_section(*input.faults);
   if (input.file != nullptr) data["reflink"] = reflink_section(*input.file, input);
   if (input.readahead != nullptr) {

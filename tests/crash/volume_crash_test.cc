@@ -20,6 +20,8 @@ namespace {
 constexpr uint64_t kSectorsMax = 400;  // of a file: 200 KiB
 constexpr uint64_t kSectorsPerBlock = kBlockBytes / kSectorBytes;
 
+using How = SimVolume::How;
+
 unsigned long long ull(uint64_t value) { return value; }
 
 // A random history, done to a volume and told to the model.
@@ -192,24 +194,38 @@ class History {
     if (open == nullptr) return true;
     uint64_t first = random_.below(kSectorsMax);
     uint64_t count = random_.between(1, random_.chance(0.2) ? 200 : 24);
-    const bool direct = random_.chance(0.4);
+    const How how = random_how();
     if (random_.chance(0.5)) {
       first -= first % kSectorsPerBlock;
       count += kSectorsPerBlock - count % kSectorsPerBlock;
     }
+    static constexpr const char* kNames[] = {"buffered", "direct", "mapped", "dsync", "sync"};
     trace("write %llu: %llu+%llu %s\n", ull(id), ull(first), ull(count),
-          direct ? "direct" : "buffered");
-    return write_words(*open, first, model_.file(id).write(first, count), direct);
+          kNames[static_cast<int>(how)]);
+    if (!write_words(*open, first, model_.file(id).write(first, count), how)) return false;
+    if (how == How::dsync || how == How::sync) {
+      model_.file(id).made_durable(first, count);
+      model_.made_durable(open->change);
+    }
+    return true;
   }
 
-  bool write_words(Open& open, uint64_t first, const std::vector<uint64_t>& words, bool direct) {
+  How random_how() {
+    const uint64_t what = random_.below(100);
+    if (what < 35) return How::buffered;
+    if (what < 65) return How::direct;
+    if (what < 75) return How::mapped;
+    return what < 90 ? How::dsync : How::sync;
+  }
+
+  bool write_words(Open& open, uint64_t first, const std::vector<uint64_t>& words, How how) {
     const size_t len = words.size() * kSectorBytes;
     AlignedBuffer data((len + kBlockBytes) / kBlockBytes * kBlockBytes);
     auto* out = reinterpret_cast<uint64_t*>(data.data());
     for (const uint64_t word : words) out = std::fill_n(out, kSectorBytes / 8, word);
     const auto written =
         sim_.write(*open.file.inode, first * kSectorBytes, ConstBytes(data.bytes()).first(len),
-                   direct ? SimVolume::How::direct : SimVolume::How::buffered);
+                   how);
     if (sim_.world().dead()) return false;
     REQUIRE(written.ok());
     CHECK(written.value() == len);
@@ -316,7 +332,7 @@ class History {
     std::vector<uint64_t> words;
     for (uint64_t i = 0; i < count; ++i) words.push_back(model_.file(from).word(first + i));
     model_.file(to).put(at, words);
-    if (!write_words(*target, at, words, random_.chance(0.5))) return false;
+    if (!write_words(*target, at, words, random_how())) return false;
     DedupeStash stash;
     const auto same = sim_.world().run([&] {
       return dedupe_range(sim_.files(), *source->file.inode, first * kSectorBytes,

@@ -4,21 +4,22 @@
 // The first operation works on page 3 and is stopped after each of its attempts in turn; the second
 // then runs to its end, or until it waits for the first. What must come of it:
 //
-//                     | read fault  | write fault | mapped writeback | buffered write
-//     ----------------+-------------+-------------+------------------+---------------
-//     cut before      | beyond_eof  | beyond_eof  | after            | after
-//     cut within      | after       | after       | after            | after
-//     punch           | after       | after       | after            | after
-//     punch within    | after       | after       | after            | after
-//     clone over it   | after       | after       | after            | after
-//     clone from it   | after       | after       | after            | after
-//     dedupe          | after       | after       | after            | after
-//     unlink          | after       | after       | after            | after
-//     direct write    | after       | after       | after            | after
-//     reclaim         | after       | after       | after            | after
-//     device error    | io_failed   | io_failed   | after            | io_failed
-//     no space        | after       | no_space    | after            | no_space
-//     power cut       | cut         | cut         | cut              | cut
+//                     | read fault | write fault | mapped     | buffered write | O_SYNC write | of a
+//                     |            |             | writeback  |                | of a part    | page
+//     ----------------+------------+-------------+------------+----------------+--------------+------
+//     cut before      | beyond_eof | beyond_eof  | after      | after          | after        | after
+//     cut within      | after      | after       | after      | after          | after        | after
+//     punch           | after      | after       | after      | after          | after        | after
+//     punch within    | after      | after       | after      | after          | after        | after
+//     clone over it   | after      | after       | after      | after          | after        | after
+//     clone from it   | after      | after       | after      | after          | after        | after
+//     dedupe          | after      | after       | after      | after          | after        | after
+//     unlink          | after      | after       | after      | after          | after        | after
+//     direct write    | after      | after       | after      | after          | after        | after
+//     reclaim         | after      | after       | after      | after          | after        | after
+//     device error    | io_failed  | io_failed   | after      | io_failed      | io_failed    | after
+//     no space        | after      | no_space    | after      | no_space       | no_space     | same
+//     power cut       | cut        | cut         | cut        | cut            | cut          | cut
 //
 //     after       if the second has ended in the gap, the first sees all of it, and its own bytes
 //                 are there afterwards; if the second had to wait, it sees all of the first
@@ -51,7 +52,14 @@ constexpr uint64_t kPages = 8;
 constexpr uint64_t kPage = 3;
 constexpr uint64_t kPos = kPage * kPageBytes;
 
-enum class First { read_fault, write_fault, mapped_writeback, buffered_write };
+enum class First {
+  read_fault,
+  write_fault,
+  mapped_writeback,
+  buffered_write,
+  sync_part,
+  sync_page
+};
 enum class Second {
   cut_before,
   cut_within,
@@ -67,10 +75,11 @@ enum class Second {
   no_space,
   power_cut
 };
-constexpr int kFirsts = 4;
+constexpr int kFirsts = 6;
 constexpr int kSeconds = 13;
-constexpr const char* kFirstNames[kFirsts] = {"read fault", "write fault", "mapped writeback",
-                                              "buffered write"};
+constexpr const char* kFirstNames[kFirsts] = {
+    "read fault",     "write fault", "mapped writeback",
+    "buffered write", "O_SYNC part", "O_SYNC page"};
 constexpr const char* kSecondNames[kSeconds] = {
     "cut before", "cut within",   "punch",   "punch within", "clone over", "clone from", "dedupe",
     "unlink",     "direct write", "reclaim", "device error", "no space",   "power cut"};
@@ -79,8 +88,9 @@ constexpr const char* kSecondNames[kSeconds] = {
 std::optional<Error> expected_error(First first, Second second) {
   const bool is_fault = first == First::read_fault || first == First::write_fault;
   if (second == Second::cut_before && is_fault) return Error::beyond_eof;
-  if (second == Second::device_error && first != First::mapped_writeback) return Error::io_failed;
-  const bool needs_space = first == First::write_fault || first == First::buffered_write;
+  const bool whole_page = first == First::mapped_writeback || first == First::sync_page;
+  if (second == Second::device_error && !whole_page) return Error::io_failed;
+  const bool needs_space = first != First::read_fault && first != First::mapped_writeback;
   if (second == Second::no_space && needs_space) return Error::no_space;
   return std::nullopt;
 }
@@ -95,6 +105,8 @@ void apply(First first, Content& content) {
   if (first == First::write_fault) put(content, kPos + 100, 50, 'W');
   if (first == First::buffered_write) put(content, kPos + 100, 50, 'B');
   if (first == First::mapped_writeback) put(content, kPos, kPageBytes, 'M');
+  if (first == First::sync_part) put(content, kPos + 100, 50, 'B');
+  if (first == First::sync_page) put(content, kPos, kPageBytes, 'B');
 }
 void apply(Second second, Content& content) {
   if (second == Second::cut_before) content.resize(kPos - kPageBytes + 50);
@@ -149,18 +161,21 @@ class Race {
     Stepped<void> first(sim_.world(), [this] { return attempt_first(); });
     while (first.attempts() < gap && !first.ended() && first.step()) continue;
     const bool in_time = !first.ended();
+    // A writethrough that only waits for a flush or the journal has happened.
+    const bool happened = sim_.files().stats.through_bytes != 0;
     if (second_ == Second::power_cut) {
       check_cut();
       return in_time;
     }
     Stepped<void> second(sim_.world(), second_operation());
-    const bool first_is_last = second.finish() && in_time;
+    const bool first_is_last = second.finish() && in_time && !happened;
     REQUIRE(first.finish());
     REQUIRE(second.finish());
     CHECK(second.outcome().ok());
     if (second_ == Second::reclaim) {  // what has been read is not read again
+      const bool writes = first_ == First::sync_part;
       CHECK(std::count(first.reasons().begin(), first.reasons().end(), RestartReason::data_io) <=
-            1);
+            (writes ? 2 : 1));
     }
     undo_second();
     check(first.outcome(), first_is_last, errors);
@@ -189,12 +204,15 @@ class Race {
       }
       return {};
     }
-    const bool mapped = first_ == First::mapped_writeback;
+    const bool whole = first_ == First::mapped_writeback || first_ == First::sync_page;
     WriteRequest request;
-    request.pos = mapped ? kPos : kPos + 100;
-    request.data = data_.bytes().subspan(kPageBytes, mapped ? kPageBytes : 50);
-    request.kernel_writeback = mapped;
-    const Attempt<size_t> written = write_buffered(sim_.files(), *file_, request, *write_stash_);
+    request.pos = whole ? kPos : kPos + 100;
+    request.data = data_.bytes().subspan(kPageBytes, whole ? kPageBytes : 50);
+    const How how = first_ == First::mapped_writeback ? How::mapped
+                    : first_ == First::buffered_write ? How::buffered
+                                                      : How::sync;
+    const Attempt<size_t> written =
+        SimVolume::write_attempt(sim_.files(), *file_, request, how, *write_stash_);
     if (!written.ok()) return Unfinished(written);
     REQUIRE(written.value() == request.data.size());
     return {};
@@ -393,6 +411,12 @@ TEST_CASE("what happens between the attempts of a writeback of a mapped page") {
   race(First::mapped_writeback);
 }
 TEST_CASE("what happens between the attempts of a buffered write") { race(First::buffered_write); }
+TEST_CASE("what happens between the attempts of an O_SYNC write of part of a page") {
+  race(First::sync_part);
+}
+TEST_CASE("what happens between the attempts of an O_SYNC write of a page") {
+  race(First::sync_page);
+}
 
 }  // namespace
 }  // namespace fusefs

@@ -16,6 +16,7 @@ namespace fusefs {
 namespace {
 
 using Content = std::vector<std::byte>;
+using How = SimVolume::How;
 
 constexpr size_t kFiles = 3;
 constexpr size_t kWorkers = 6;
@@ -91,8 +92,9 @@ class Storm {
     call->pos = worker * kRangeBytes + random_.below(kRangeBytes - call->len + 1);
     const uint64_t what = random_.below(100);
     if (what < 30) return read(call);
-    if (what < 50) return write(call, false);
-    if (what < 60) return write(call, true);
+    if (what < 42) return write(call, How::buffered);
+    if (what < 50) return write(call, How::direct);
+    if (what < 60) return write(call, what < 53 ? How::dsync : what < 57 ? How::sync : How::mapped);
     if (what < 65) return punch(call);
     if (what < 75) return touch(call);
     clone(call);
@@ -125,16 +127,16 @@ class Storm {
         });
   }
 
-  void write(const std::shared_ptr<Call>& call, bool direct) {
+  void write(const std::shared_ptr<Call>& call, How how) {
     const auto byte = static_cast<std::byte>(1 + random_.below(200));
     std::fill_n(call->buffer.data(), call->len, byte);
     spawn(
         call,
-        [this, direct](Call& c) {
-          const WriteRequest request{c.pos, c.buffer.bytes().first(c.len), false, false};
-          Inode& inode = *files_[c.file];
-          return direct ? write_direct(sim_.files(), inode, request, c.write)
-                        : write_buffered(sim_.files(), inode, request, c.write);
+        [this, how](Call& c) {
+          WriteRequest request;
+          request.pos = c.pos;
+          request.data = c.buffer.bytes().first(c.len);
+          return SimVolume::write_attempt(sim_.files(), *files_[c.file], request, how, c.write);
         },
         [this, byte](Call& c, const Result<size_t>& written) {
           REQUIRE(written.value() == c.len);

@@ -52,6 +52,14 @@ void CrashFile::made_durable() {
   for (auto& [sector, words] : sectors_) words.erase(words.begin(), words.end() - 1);
 }
 
+void CrashFile::made_durable(uint64_t first, uint64_t count) {
+  const auto end = sectors_.lower_bound(first + count);
+  for (auto at = sectors_.lower_bound(first); at != end; ++at) {
+    at->second.erase(at->second.begin(), at->second.end() - 1);
+  }
+  for (uint64_t& size : size_) size = std::max(size, first + count);
+}
+
 bool CrashFile::allowed(uint64_t sector, uint64_t word) const {
   const auto at = sectors_.find(sector);
   if (at == sectors_.end()) return word == 0;

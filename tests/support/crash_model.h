@@ -36,6 +36,8 @@ class CrashFile {
   void set_size(uint64_t sectors);  // shrinking zeroes what is cut off
   // Everything told so far is durable.
   void made_durable();
+  // So are these sectors, and a size that has them.
+  void made_durable(uint64_t first, uint64_t count);
 
   // Empty, or what is wrong with this content.
   std::string compare(uint64_t size_bytes, const std::vector<std::byte>& content) const;

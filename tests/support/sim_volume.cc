@@ -25,6 +25,8 @@ SimWorldOptions world_options(const TestSeed& seed, const SimVolumeOptions& opti
   world.device.size_bytes = options.size_bytes;
   world.device.logical_block_bytes = options.logical_block_bytes;
   world.device.cut_after_writes = options.cut_after_writes;
+  world.device.has_volatile_cache = options.has_volatile_cache;
+  world.device.has_fua = options.has_fua.value_or(seed.seed % 2 == 0);
   world.forced_restart_probability = seed.forced_restart_probability;
   return world;
 }
@@ -81,6 +83,16 @@ InodeRef SimVolume::lookup(std::string_view name) {
   auto found = world_->run([&] { return volume_->names().lookup(kRootInode, name, stash); });
   REQUIRE(found.ok());
   return std::move(found).value();
+}
+
+Attempt<size_t> SimVolume::write_attempt(FileContext& files, Inode& inode, WriteRequest request,
+                                         How how, WriteStash& stash) {
+  request.kernel_writeback = how == How::mapped;
+  if (how == How::dsync) request.sync = SyncLevel::data;
+  if (how == How::sync) request.sync = SyncLevel::all;
+  if (how == How::direct) return write_direct(files, inode, request, stash);
+  if (how == How::buffered) return write_buffered(files, inode, request, stash);
+  return write_through(files, inode, request, stash);
 }
 
 Result<size_t> SimVolume::write(Inode& inode, uint64_t pos, ConstBytes data, How how, bool append) {

@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/file/write_through.h"
 #include "core/volume/volume.h"
 #include "tests/support/sim_world.h"
 #include "tests/support/test_options.h"
@@ -26,6 +27,8 @@ struct SimVolumeOptions {
   FaultPolicy fault_policy = FaultPolicy::restart;
   bool canary = true;  // false: zeroes before the format; for volumes too large to fill
   std::optional<uint64_t> cut_after_writes = {};  // SimDeviceOptions
+  bool has_volatile_cache = true;
+  std::optional<bool> has_fua = {};  // unset: in every other seed
 };
 
 class SimVolume {
@@ -44,9 +47,12 @@ class SimVolume {
   InodeRef create(std::string_view name);
   InodeRef lookup(std::string_view name);
 
-  // mapped: as the kernel writes back pages of mappings.
-  enum class How { buffered, direct, mapped };
+  // mapped: as the kernel writes back pages of mappings; dsync, sync: as files opened so.
+  enum class How { buffered, direct, mapped, dsync, sync };
   Result<size_t> write(Inode& inode, uint64_t pos, ConstBytes data, How how, bool append = false);
+  // One attempt at it.
+  static Attempt<size_t> write_attempt(FileContext& files, Inode& inode, WriteRequest request,
+                                       How how, WriteStash& stash);
   // Up to `len` bytes at `pos`.
   Result<std::vector<std::byte>> read(Inode& inode, uint64_t pos, size_t len);
   std::vector<std::byte> read_all(Inode& inode);
@@ -83,11 +89,7 @@ struct SimVolume::WriteCall {
   How how;
   WriteStash stash;
 
-  Attempt<size_t> attempt() {
-    request.kernel_writeback = how == How::mapped;
-    return how == How::direct ? write_direct(files, *inode, request, stash)
-                              : write_buffered(files, *inode, request, stash);
-  }
+  Attempt<size_t> attempt() { return write_attempt(files, *inode, request, how, stash); }
 };
 
 template <class OnDone>
