@@ -68,6 +68,7 @@ KernelFacts facts_of(const fuse_init_in& offer, const fuse_init_out& answer,
   facts.cache_symlinks = has(FUSE_CACHE_SYMLINKS);
   facts.posix_acl = has(FUSE_POSIX_ACL);
   facts.setxattr_ext = has(FUSE_SETXATTR_EXT);
+  facts.writeback_cache = has(FUSE_WRITEBACK_CACHE);
   facts.export_support = has(FUSE_EXPORT_SUPPORT);
 
   facts.syncfs = options.fuseblk;
@@ -186,7 +187,9 @@ Result<Offer> parse_offer(ConstBytes message) {
 }  // namespace
 
 fuse_init_out make_init_answer(const fuse_init_in& offer, const HandshakeOptions& options) {
-  const uint64_t flags = offered_flags(offer) & kWishes;
+  uint64_t wishes = kWishes;
+  if (options.kernel_writeback) wishes |= FUSE_WRITEBACK_CACHE;
+  const uint64_t flags = offered_flags(offer) & wishes;
   fuse_init_out answer{};
   answer.major = FUSE_KERNEL_VERSION;
   answer.minor = std::min<uint32_t>(offer.minor, wire::kMinorMax);
@@ -208,7 +211,9 @@ void choose_library_features(void* userdata, fuse_conn_info* connection) {
       FUSE_CAP_IOCTL_DIR | FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_ASYNC_DIO |
       FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_POSIX_ACL | FUSE_CAP_CACHE_SYMLINKS |
       FUSE_CAP_NO_OPENDIR_SUPPORT | FUSE_CAP_EXPLICIT_INVAL_DATA;
-  connection->want = connection->capable & kWanted;
+  unsigned wanted = kWanted;
+  if (options != nullptr && options->kernel_writeback) wanted |= FUSE_CAP_WRITEBACK_CACHE;
+  connection->want = connection->capable & wanted;
   connection->max_write = kMaxWriteBytes;
   connection->time_gran = 1;
   if (options == nullptr) return;

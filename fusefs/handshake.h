@@ -15,7 +15,8 @@
 //
 // Not asked for, and why:
 //   FUSE_AUTO_INVAL_DATA   one owner: mtime changes by our own writes would drop the page cache
-//   FUSE_WRITEBACK_CACHE   hides O_SYNC from us and limits dirty memory to 1 % of it
+//   FUSE_WRITEBACK_CACHE   hides O_SYNC from us and limits dirty memory to 1 % of it; asked for with
+//                          -o writeback=kernel
 //   FUSE_FLOCK_LOCKS, FUSE_POSIX_LOCKS   the kernel's own are right on a single machine
 //   FUSE_SPLICE_*          the bytes are in our memory already
 //   FUSE_SECURITY_CTX      no security module's labels at creation
@@ -40,6 +41,7 @@ namespace fusefs {
 struct HandshakeOptions {
   bool patch = true;
   bool fuseblk = false;  // SYNCFS will be sent
+  bool kernel_writeback = false;
   uint32_t max_background = 64;
   uint32_t timeout_ms = 10'000;
 };

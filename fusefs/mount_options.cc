@@ -86,10 +86,10 @@ class Parser {
       return refuse(word, "not offered; use allow_other", Error::not_supported);
     }
     if (name == "subtype") return {};  // always fusefs
-    static constexpr std::array<std::string_view, 13> kWithValue = {
-        "fsname",  "cache",     "threads",       "max_background", "errors",
-        "uring",   "writeback", "direct",        "fault",          "mmap_reserve",
-        "context", "fscontext", "volatile_cache"};
+    static constexpr std::array<std::string_view, 14> kWithValue = {
+        "fsname",    "cache",  "threads", "max_background", "errors",      "uring",
+        "writeback", "direct", "fault",   "mmap_reserve",   "sync_writes", "context",
+        "fscontext", "volatile_cache"};
     if (std::find(kWithValue.begin(), kWithValue.end(), name) == kWithValue.end()) {
       return refuse(word, "unknown mount option; fusefs mount --help lists them");
     }
@@ -119,6 +119,7 @@ class Parser {
       options_.volatile_cache_seed = seed;
       return {};
     }
+    if (name == "sync_writes") return parse_sync_writes(word, value);
     if (name == "direct") {
       if (value != "on" && value != "off") return refuse(word, "direct is on or off");
       options_.direct = value == "on";
@@ -182,12 +183,17 @@ class Parser {
   }
 
   Result<void> parse_writeback(const Word& word, std::string_view value) {
-    if (value == "core") return {};
-    if (value == "kernel") {
-      return refuse(word, "the kernel's write cache is not available in this version",
-                    Error::not_supported);
+    if (value != "core" && value != "kernel") return refuse(word, "writeback is core or kernel");
+    options_.kernel_writeback = value == "kernel";
+    return {};
+  }
+
+  Result<void> parse_sync_writes(const Word& word, std::string_view value) {
+    if (value != "through" && value != "dirty") {
+      return refuse(word, "sync_writes is through or dirty");
     }
-    return refuse(word, "writeback is core");
+    options_.sync_writes = value == "dirty" ? SyncWrites::dirty : SyncWrites::through;
+    return {};
   }
 
   Result<void> parse_fault(const Word& word, std::string_view value) {

@@ -21,6 +21,10 @@ namespace fusefs {
 
 enum class UringMode : uint8_t { automatic, on, off };
 
+// How what must be durable before it is answered gets to the device: at once (write_through.h), or,
+// to measure the difference, as dirty pages that are written back and flushed.
+enum class SyncWrites : uint8_t { through, dirty };
+
 inline constexpr uint64_t kCacheBytesMin = 4ull << 20;
 inline constexpr uint64_t kCacheBytesMax = 1ull << 42;
 inline constexpr uint64_t kMmapReserveBytes = 16ull << 20;
@@ -49,6 +53,8 @@ struct MountOptions {
   bool lazytime = false;
   AtimePolicy atime = AtimePolicy::relatime;
   FaultPolicy fault_policy = FaultPolicy::restart;
+  SyncWrites sync_writes = SyncWrites::through;
+  bool kernel_writeback = false;  // the kernel keeps what is written, as it does of mappings
 
   // Of the daemon.
   uint32_t threads = 0;  // 0: one per CPU

@@ -148,6 +148,7 @@ Result<void> MountedVolume::begin_serving(std::string* message) {
   handshake.patch = options_.init_patch;
   handshake.fuseblk = fuseblk_;
   handshake.max_background = options_.max_background;
+  handshake.kernel_writeback = options_.kernel_writeback;
   TRY(server_->kernel(), shake_hands(*channel_, session_->get(), handshake, message));
 
   const Bytes buffers = server_->buffers().region();

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core/file/unshare.h"
+#include "core/file/write_through.h"
 #include "fusefs/ops.h"
 
 namespace fusefs {
@@ -72,9 +73,9 @@ struct WriteOpStash {
 struct WriteKind {
   bool from_kernel_cache;  // writeback of mapped pages: nobody's system call
   bool may_be_async;       // O_DIRECT past the kernel's cache, perhaps by libaio
-  bool direct;             // from the request's buffer to the device
-  bool durable;            // before the answer
-  bool data_only;          // O_DSYNC: times may follow later
+  bool direct;             // O_DIRECT: past our cache as well
+  bool through;            // to the device at once
+  SyncLevel sync;          // before the answer
 
   static WriteKind of(const fuse_write_in& in, const Inode& inode, const MountOptions& options) {
     WriteKind kind{};
@@ -82,12 +83,15 @@ struct WriteKind {
     kind.from_kernel_cache = (in.write_flags & FUSE_WRITE_CACHE) != 0;
     const bool past_kernel_cache = (in.write_flags & FUSE_WRITE_LOCKOWNER) != 0;
     kind.may_be_async = past_kernel_cache && (flags & O_DIRECT) != 0;
-    const bool sync = options.sync || (inode.attr.flags & kInodeSync) != 0;
-    kind.durable = !kind.from_kernel_cache && (sync || (flags & O_DSYNC) != 0);
-    kind.data_only = !sync && (flags & O_SYNC) != O_SYNC;
-    // A durable write of whole blocks has no use for our cache either.
-    const bool whole = in.offset % kBlockBytes == 0 && in.size % kBlockBytes == 0;
-    kind.direct = !kind.from_kernel_cache && ((flags & O_DIRECT) != 0 || (kind.durable && whole));
+    const bool always = options.sync || (inode.attr.flags & kInodeSync) != 0;
+    if (!kind.from_kernel_cache && (always || (flags & O_DSYNC) != 0)) {
+      const bool all = always || (flags & O_SYNC) == O_SYNC;
+      kind.sync = all ? SyncLevel::all : SyncLevel::data;
+    }
+    kind.direct = !kind.from_kernel_cache && (flags & O_DIRECT) != 0;
+    // What the kernel has kept has been dirty long enough.
+    kind.through = !kind.direct && options.sync_writes == SyncWrites::through &&
+                   (kind.from_kernel_cache || kind.sync != SyncLevel::none);
     return kind;
   }
 };
@@ -103,14 +107,25 @@ WriteRequest write_request(const FuseOperation& op, const fuse_write_in& in, con
   return request;
 }
 
-Attempt<void> write_once(FuseOperation& op, const fuse_write_in& in, Inode& inode,
+Attempt<size_t> write_bytes(FuseOperation& op, Inode& inode, const WriteKind& kind,
+                            const WriteRequest& request, WriteStash& stash) {
+  FileContext& files = op.volume().files();
+  if (kind.direct) return write_direct(files, inode, request, stash);
+  if (kind.through) return write_through(files, inode, request, stash);
+  return write_buffered(files, inode, request, stash);
+}
+
+Attempt<void> write_once(FuseOperation& op, const fuse_write_in& in, const OpenFile& file,
                          const WriteKind& kind, WriteOpStash& stash) {
+  Inode& inode = *file.inode;
   WriteRequest request = write_request(op, in, inode);
   request.kernel_writeback = kind.from_kernel_cache;
+  // It keeps what is written by appending, and then sends it as it does any page.
+  request.appends_only = kind.from_kernel_cache && op.server().kernel().writeback_cache &&
+                         (file.flags & O_APPEND) != 0;
+  request.sync = kind.sync;
   const uint32_t mode_before = inode.attr.mode;
-  FileContext& files = op.volume().files();
-  COMMIT(stash.len, kind.direct ? write_direct(files, inode, request, stash.write)
-                                : write_buffered(files, inode, request, stash.write));
+  COMMIT(stash.len, write_bytes(op, inode, kind, request, stash.write));
   // The kernel takes no notice of a short answer to its writeback.
   if (kind.from_kernel_cache && stash.len < in.size) return Error::no_space;
   stash.cleared_suid = inode.attr.mode != mode_before;
@@ -126,10 +141,11 @@ Attempt<void> write_data(FuseOperation& op, WriteOpStash& stash) {
   if (!file->writable) return Error::bad_descriptor;
   Inode& inode = *file->inode;
   const WriteKind kind = WriteKind::of(in, inode, op.server().options());
-  if (stash.phase == Phase::write) COMMIT_OK(write_once(op, in, inode, kind, stash));
+  if (stash.phase == Phase::write) COMMIT_OK(write_once(op, in, *file, kind, stash));
   if (stash.phase == Phase::durable) {
-    if (kind.durable) {
-      COMMIT_OK(fsync(op.volume().files(), *file, kind.data_only, stash.fsync));
+    if (kind.sync != SyncLevel::none && !kind.through) {
+      const bool data_only = kind.sync == SyncLevel::data;
+      COMMIT_OK(fsync(op.volume().files(), *file, data_only, stash.fsync));
     }
     stash.phase = Phase::invalidate;
   }

@@ -40,10 +40,13 @@ void find_source(FuseOperation& op, const fusefs_source_token& token, InodeRef& 
   if (file != nullptr) source = file->inode;
 }
 
-// Has the kernel send what was stored into [pos, pos + len) through mmap.
+// Has the kernel send what was stored into [pos, pos + len) through mmap, or written if it keeps
+// that as well.
 Attempt<void> fetch_mapped(FuseOperation& op, const Inode& inode, uint64_t pos, uint64_t len,
                            Notifier::Stash& stash) {
-  if (!stash && !op.server().open_files().may_be_mapped_writable(inode.ino)) return {};
+  const bool may_have = op.server().kernel().writeback_cache ||
+                        op.server().open_files().may_be_mapped_writable(inode.ino);
+  if (!stash && !may_have) return {};
   return op.server().notifier().invalidate(inode.ino, pos, len, stash);
 }
 

@@ -47,8 +47,8 @@ TEST_CASE("mount options of the volume and the daemon are parsed with their unit
       "cache=64M,mmap_reserve=8M,threads=3,max_background=128,iopoll,discard,norecovery,noatime,"
       "allow_other,"
       "fsname=/dev/x "
-      "y,direct=off,no_init_patch,uring=off,errors=remount-ro,writeback=core,dirsync,fault=hold,"
-      "volatile_cache=7");
+      "y,direct=off,no_init_patch,uring=off,errors=remount-ro,writeback=kernel,dirsync,fault=hold,"
+      "sync_writes=dirty,volatile_cache=7");
   REQUIRE(parsed.result.ok());
   const MountOptions& options = parsed.options;
   CHECK(options.cache_bytes == 64ull << 20);
@@ -68,6 +68,9 @@ TEST_CASE("mount options of the volume and the daemon are parsed with their unit
   CHECK(options.dirsync);
   CHECK(options.fault_policy == FaultPolicy::hold);
   CHECK(options.volatile_cache_seed == 7);
+  CHECK(options.kernel_writeback);
+  CHECK(options.sync_writes == SyncWrites::dirty);
+  CHECK_FALSE(parse("writeback=kernel,writeback=core").options.kernel_writeback);
 }
 
 TEST_CASE("a mount option that is wrong or not offered is refused with a line that names it") {
@@ -76,7 +79,7 @@ TEST_CASE("a mount option that is wrong or not offered is refused with a line th
                            "mmap_reserve=x",  "mmap_reserve", "mmap_reserve=2T",
                            "threads=65",      "threads=2x",   "max_background=5000",
                            "errors=continue", "errors=panic", "errors=later",
-                           "uring=on",        "uring=maybe",  "writeback=kernel",
+                           "uring=on",        "uring=maybe",  "sync_writes=often",
                            "writeback=x",     "ro=1",         "remount",
                            "direct=2",        "allow_root",   "fault=wait",
                            "volatile_cache=x"}) {
