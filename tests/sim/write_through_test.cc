@@ -149,7 +149,7 @@ TEST_CASE("a writethrough cleans the pages it writes, and no others") {
     file.overwrite(sim, 6 * kBlockBytes + 500, 2 * kBlockBytes, How::dsync, false);
     CHECK(file.inode->mapping.dirty_count() == 6);
     CHECK(log_of(sim).data_writes == 1);
-    for (const uint64_t dirty : {4, 5, 9, 10, 11, 12}) {
+    for (const uint64_t dirty : {4u, 5u, 9u, 10u, 11u, 12u}) {
       CHECK(file.inode->mapping.find(FileBlock(dirty))->dirty);
     }
     CHECK(sim.read_all(*file.inode) == file.content);
