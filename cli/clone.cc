@@ -76,6 +76,14 @@ int run_clone(const CloneArguments& arguments) {
     error = errno;
   }
   if (error == 0 && ioctl(target.get(), FUSEFS_IOC_CLONE_RANGE, &range) != 0) error = errno;
+  // With -o writeback=kernel the kernel alone says how long a file is, and has heard nothing.
+  const uint64_t len =
+      range.len != 0 ? range.len : static_cast<uint64_t>(from.st_size) - range.source_pos;
+  const auto end = static_cast<off_t>(range.target_pos + len);
+  if (error == 0 && fstat(target.get(), &to) == 0 && to.st_size < end &&
+      ftruncate(target.get(), end) != 0) {
+    error = errno;
+  }
   if (error != 0) {
     if (created) unlink(arguments.target.c_str());
     return out.fail(arguments.source + " to " + arguments.target + ": " + clone_error(error));
@@ -83,8 +91,7 @@ int run_clone(const CloneArguments& arguments) {
   Json data;
   data["source"] = json_text(arguments.source);
   data["target"] = json_text(arguments.target);
-  data["clone_bytes"] =
-      range.len != 0 ? range.len : static_cast<uint64_t>(from.st_size) - range.source_pos;
+  data["clone_bytes"] = len;
   return out.done(std::move(data));
 }
 

@@ -77,6 +77,9 @@ struct fusefs_source_token {
  *
  * EINVAL: not aligned, beyond the source's end, overlapping. ESTALE: the token is not valid: of
  * another mount, or its file is closed. ENOSPC and EIO may leave a prefix.
+ *
+ * On a mount with writeback=kernel the kernel does not notice that a file has grown: ftruncate the
+ * target to its new size afterwards.
  */
 struct fusefs_clone_range {
   struct fusefs_source_token source;

@@ -251,6 +251,7 @@ void fallocate(fuse_req_t req, fuse_ino_t, int, off_t, off_t, fuse_file_info*) {
 void lseek(fuse_req_t req, fuse_ino_t, off_t, int, fuse_file_info*) {
   struct Stash {
     NodePins pins;
+    Notifier::Stash notify;
     fuse_lseek_out out{};
   };
   serve<Stash>(
@@ -259,6 +260,10 @@ void lseek(fuse_req_t req, fuse_ino_t, off_t, int, fuse_file_info*) {
         const auto& in = op.request().arg<fuse_lseek_in>();
         if (in.whence != SEEK_DATA && in.whence != SEEK_HOLE) return Error::invalid_argument;
         ATTEMPT(OpenFile * file, find_file(op, in.fh));
+        // What the kernel keeps is data too.
+        if (op.server().kernel().writeback_cache) {
+          ATTEMPT_OK(op.server().notifier().invalidate(op.node(), in.offset, 0, stash.notify));
+        }
         auto* const seek = in.whence == SEEK_DATA ? seek_data : seek_hole;
         ATTEMPT(stash.out.offset, seek(op.volume().files(), *file->inode, in.offset, stash.pins));
         return {};

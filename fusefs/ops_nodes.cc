@@ -112,6 +112,13 @@ AttrChange change_of(const fuse_setattr_in& in, Timestamp now, bool is_directory
   return change;
 }
 
+// The kernel that keeps what is written keeps its times too, and brings them later: nobody's call,
+// though utimensat(2) of mtime alone looks the same.
+bool brings_times(Server& server, const fuse_setattr_in& in) {
+  constexpr uint32_t kBrought = FATTR_MTIME | FATTR_CTIME;
+  return server.kernel().writeback_cache && (in.valid & ~uint32_t{FATTR_FH}) == kBrought;
+}
+
 bool is_empty(const AttrChange& change) {
   return !change.permissions && !change.uid && !change.gid && !change.atime && !change.mtime &&
          !change.ctime;
@@ -130,7 +137,8 @@ Attempt<void> set_attributes(FuseOperation& op, SetattrStash& stash) {
     stash.phase = Phase::attributes;
   }
   if (stash.phase == Phase::attributes) {
-    const AttrChange change = change_of(in, volume.inodes().now(), inode->attr.is_directory());
+    AttrChange change = change_of(in, volume.inodes().now(), inode->attr.is_directory());
+    change.times_are_now = change.times_are_now || brings_times(op.server(), in);
     if (!is_empty(change)) {
       COMMIT_OK(volume.names().set_attr(op.node(), change, stash.names));
     }

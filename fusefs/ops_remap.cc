@@ -56,15 +56,15 @@ struct CloneStash {
   InodeRef source;  // before what holds their locks
   InodeRef target;
   enum class Phase : uint8_t {
-    start,
     flush_source,
+    start,
     flush_target,
     privileges,
     copy,
     settle,
     refresh
   };
-  Phase phase = Phase::start;
+  Phase phase = Phase::flush_source;
   uint64_t len = 0;
   Notifier::Stash notify_source;
   Notifier::Stash notify_target;
@@ -101,12 +101,12 @@ Attempt<void> clone(FuseOperation& op, IoctlStash& answer, CloneStash& stash) {
   stash.target = target->inode;
   Inode& to = *stash.target;
   Notifier& notifier = server.notifier();
-  if (stash.phase == Phase::start) {
-    TRY(stash.len, clone_len(range, from.attr.size));
-    stash.phase = Phase::flush_source;
-  }
   if (stash.phase == Phase::flush_source) {
     ATTEMPT_OK(fetch_mapped(op, from, range.source_pos, range.len, stash.notify_source));
+    stash.phase = Phase::start;
+  }
+  if (stash.phase == Phase::start) {  // the size may have come with the flush
+    TRY(stash.len, clone_len(range, from.attr.size));
     stash.phase = Phase::flush_target;
   }
   if (stash.phase == Phase::flush_target) {
@@ -137,8 +137,8 @@ Attempt<void> clone(FuseOperation& op, IoctlStash& answer, CloneStash& stash) {
 struct DedupeOpStash {
   InodeRef source;  // before what holds their locks
   InodeRef target;
-  enum class Phase : uint8_t { start, flush_source, flush_target, dedupe, refresh };
-  Phase phase = Phase::start;
+  enum class Phase : uint8_t { flush_source, start, flush_target, dedupe, refresh };
+  Phase phase = Phase::flush_source;
   uint64_t len = 0;
   Notifier::Stash notify_source;
   Notifier::Stash notify_target;
@@ -169,14 +169,14 @@ Attempt<void> dedupe(FuseOperation& op, IoctlStash& answer, DedupeOpStash& stash
   stash.target = target->inode;
   Inode& to = *stash.target;
   Notifier& notifier = server.notifier();
-  if (stash.phase == Phase::start) {
+  if (stash.phase == Phase::flush_source) {
+    ATTEMPT_OK(fetch_mapped(op, from, range.source_pos, range.len, stash.notify_source));
+    stash.phase = Phase::start;
+  }
+  if (stash.phase == Phase::start) {  // the size may have come with the flush
     const uint64_t size = from.attr.size;
     if (range.source_pos > size) return Error::invalid_argument;
     stash.len = range.len != 0 ? range.len : size - range.source_pos;
-    stash.phase = Phase::flush_source;
-  }
-  if (stash.phase == Phase::flush_source) {
-    ATTEMPT_OK(fetch_mapped(op, from, range.source_pos, range.len, stash.notify_source));
     stash.phase = Phase::flush_target;
   }
   if (stash.phase == Phase::flush_target) {

@@ -13,6 +13,7 @@ FUSEFS = os.environ["FUSEFS"]
 SCRATCH = tempfile.mkdtemp(prefix="fusefs-test.", dir=os.environ.get("TMPDIR", "/tmp"))
 IMAGE, MNT = SCRATCH + "/image", SCRATCH + "/mnt"
 NOBODY = 65534
+OPTIONS = os.environ.get("FUSEFS_OPTIONS", "")  # mount options of every mount
 LONG = os.environ.get("FUSEFS_LONG") == "1"
 libc = ctypes.CDLL(None, use_errno=True)
 _cases = []
@@ -38,6 +39,7 @@ def run(*words, check=True, **more):
 
 
 def mount(options=""):
+    options = ",".join(word for word in (OPTIONS, options) if word)
     run(FUSEFS, "mount", IMAGE, MNT, *(["-o", options] if options else []))
 
 
