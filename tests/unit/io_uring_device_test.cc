@@ -5,12 +5,15 @@
 #include <sys/statfs.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #include "core/base/random.h"
 #include "core/io/aligned_buffer.h"
 #include "core/io/uring_device.h"
+#include "tests/support/death.h"
 #include "tests/support/real_device.h"
 #include "tests/support/temp_image.h"
 
@@ -363,3 +366,29 @@ TEST_CASE("requests from registered memory work, and so do those beside it") {
     MESSAGE("the kernel registered no memory here; only the ordinary way was tested");
   }
 }
+
+#ifndef NDEBUG
+TEST_CASE("two writes in flight to one block stop a program that was built to look") {
+  TempImage image(kMiB);
+  const auto second_write = [&](uint64_t addr) {
+    return last_words([&] {
+      RealDevice device(image.path());
+      const AlignedBuffer data = noise(2 * kBlockBytes, 1);
+      const auto ticket = make_ref<IoTicket>();
+      bool begun = false;
+      (void)device.runner().run("test I/O", [&]() -> Attempt<void> {
+        if (!std::exchange(begun, true)) {
+          device->submit(IoRequest::write(8 * kBlockBytes, data.data(), data.size()), ticket);
+          device->submit(IoRequest::write(addr, data.data(), data.size()), ticket);
+        }
+        return ticket->wait();
+      });
+      std::abort();  // got through
+    });
+  };
+  const std::string words = "two writes in flight to one block";
+  CHECK(second_write(9 * kBlockBytes).find(words) != std::string::npos);
+  CHECK(second_write(7 * kBlockBytes).find(words) != std::string::npos);
+  CHECK(second_write(10 * kBlockBytes).find(words) == std::string::npos);
+}
+#endif
