@@ -160,7 +160,10 @@ Attempt<FolioRef> Fault::read(FileBlock index) {
   if (file_pos(index) >= inode_.attr.size) return Error::beyond_eof;
   FolioRef folio = inode_.mapping.find(index);
   if (folio && folio->locked) return restart_after(folio->changed, RestartReason::folio_locked);
-  if (folio && folio->uptodate) return folio;
+  if (folio && folio->uptodate) {
+    context_.cache.note_use(*folio);
+    return folio;
+  }
   // A page of what a writethrough writes past us would have the old bytes for ever.
   ATTEMPT_OK(inode_.busy_ranges.wait_free(file_range(index, kOne)));
 
