@@ -86,10 +86,10 @@ class Parser {
       return refuse(word, "not offered; use allow_other", Error::not_supported);
     }
     if (name == "subtype") return {};  // always fusefs
-    static constexpr std::array<std::string_view, 14> kWithValue = {
-        "fsname",    "cache",  "threads", "max_background", "errors",      "uring",
-        "writeback", "direct", "fault",   "mmap_reserve",   "sync_writes", "context",
-        "fscontext", "volatile_cache"};
+    static constexpr std::array<std::string_view, 15> kWithValue = {
+        "fsname",    "cache",     "threads",   "max_background", "errors",
+        "uring",     "writeback", "direct",    "fault",          "mmap_reserve",
+        "readahead", "context",   "fscontext", "sync_writes",    "volatile_cache"};
     if (std::find(kWithValue.begin(), kWithValue.end(), name) == kWithValue.end()) {
       return refuse(word, "unknown mount option; fusefs mount --help lists them");
     }
@@ -105,6 +105,7 @@ class Parser {
     }
     if (name == "cache") return parse_cache(word, value);
     if (name == "mmap_reserve") return parse_mmap_reserve(word, value);
+    if (name == "readahead") return parse_readahead(word, value);
     if (name == "threads") return parse_number(word, value, 1, kThreadsMax, options_.threads);
     if (name == "max_background") {
       return parse_number(word, value, 1, kBackgroundMax, options_.max_background);
@@ -142,6 +143,14 @@ class Parser {
     if (!bytes.ok()) return refuse(word, "a size such as 16M, or 0, is needed");
     if (bytes.value() > kMmapReserveBytesMax) return refuse(word, "at most 1T is possible");
     options_.mmap_reserve_bytes = bytes.value() & ~uint64_t{kBlockBytes - 1};
+    return {};
+  }
+
+  Result<void> parse_readahead(const Word& word, std::string_view value) {
+    const Result<uint64_t> bytes = parse_size(value);
+    if (!bytes.ok()) return refuse(word, "a size such as 1M, or 0, is needed");
+    if (bytes.value() > kReadaheadOptionMax) return refuse(word, "at most 64M are possible");
+    options_.readahead_bytes = bytes.value() & ~uint64_t{kBlockBytes - 1};
     return {};
   }
 

@@ -15,6 +15,7 @@
 
 #include "core/base/error.h"
 #include "core/file/file_context.h"
+#include "core/file/read_streams.h"
 #include "core/inode/namespace.h"
 
 namespace fusefs {
@@ -29,6 +30,7 @@ inline constexpr uint64_t kCacheBytesMin = 4ull << 20;
 inline constexpr uint64_t kCacheBytesMax = 1ull << 42;
 inline constexpr uint64_t kMmapReserveBytes = 16ull << 20;
 inline constexpr uint64_t kMmapReserveBytesMax = 1ull << 40;
+inline constexpr uint64_t kReadaheadOptionMax = 64ull << 20;
 inline constexpr uint32_t kThreadsMax = 64;
 inline constexpr uint32_t kBackgroundMax = 4096;
 
@@ -48,6 +50,7 @@ struct MountOptions {
   uint64_t cache_bytes = 256ull << 20;
   // Unset: kMmapReserveBytes where the kernel's limit can be set, else what that limit asks for.
   std::optional<uint64_t> mmap_reserve_bytes;
+  uint64_t readahead_bytes = kReadaheadBytesMax;  // the largest window; 0: none
   bool discard = false;
   bool skip_recovery = false;
   bool lazytime = false;

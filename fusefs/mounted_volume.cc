@@ -108,6 +108,7 @@ Result<void> MountedVolume::open_volume(std::string* message) {
   volume.atime = options_.atime;
   volume.fault_policy = options_.fault_policy;
   volume.cache_bytes = options_.cache_bytes;
+  volume.readahead_bytes = options_.readahead_bytes;
   volume_ =
       std::make_unique<Volume>(scheduler_, *device_, clock_, volume,
                                [this](const std::string& text) { log_(source_ + ": " + text); });

@@ -145,6 +145,7 @@ void read_ahead(FileContext& context, OpenFile& file, uint64_t pos, uint64_t len
   // Half: the next window is begun while the one before it is still being read.
   const uint64_t window_max =
       std::min(context.readahead_bytes_max, context.cache.read_ahead_bytes_max() / 2);
+  if (window_max == 0) return;
   if (!file.read_streams) file.read_streams = std::make_shared<ReadStreams>();
   const std::optional<ReadaheadPlan> plan = file.read_streams->note_read(pos, len, window_max);
   if (!plan || (!plan->is_strided() && plan->pos >= inode.attr.size)) return;

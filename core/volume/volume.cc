@@ -122,6 +122,7 @@ void Volume::Impl::build_parts(const Superblock& superblock, int slot) {
                                *names_,
                                *cache_});
   files_->fault_policy = options_.fault_policy;
+  files_->readahead_bytes_max = options_.readahead_bytes;
 }
 
 Attempt<void> Volume::Impl::open_superblock() {

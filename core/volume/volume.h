@@ -27,6 +27,7 @@ struct VolumeOptions {
   AtimePolicy atime = AtimePolicy::relatime;
   FaultPolicy fault_policy = FaultPolicy::restart;
   uint64_t cache_bytes = 256ull << 20;
+  uint64_t readahead_bytes = kReadaheadBytesMax;
   uint64_t cached_nodes_max = 4096;
 };
 

@@ -44,7 +44,8 @@ TEST_CASE("of contradicting mount options the last one wins") {
 
 TEST_CASE("mount options of the volume and the daemon are parsed with their units") {
   const Parsed parsed = parse(
-      "cache=64M,mmap_reserve=8M,threads=3,max_background=128,iopoll,discard,norecovery,noatime,"
+      "cache=64M,mmap_reserve=8M,readahead=0,threads=3,max_background=128,iopoll,discard,"
+      "norecovery,noatime,"
       "allow_other,"
       "fsname=/dev/x "
       "y,direct=off,no_init_patch,uring=off,errors=remount-ro,writeback=kernel,dirsync,fault=hold,"
@@ -57,6 +58,8 @@ TEST_CASE("mount options of the volume and the daemon are parsed with their unit
   CHECK(options.iopoll);
   CHECK(options.discard);
   CHECK(options.mmap_reserve_bytes == uint64_t{8} << 20);
+  CHECK(options.readahead_bytes == 0);
+  CHECK(MountOptions{}.readahead_bytes == 1 << 20);
   CHECK(options.skip_recovery);
   CHECK(options.read_only);  // without recovery nothing may be written
   CHECK(options.atime == AtimePolicy::none);
@@ -74,15 +77,16 @@ TEST_CASE("mount options of the volume and the daemon are parsed with their unit
 }
 
 TEST_CASE("a mount option that is wrong or not offered is refused with a line that names it") {
-  for (const char* list : {"unknown_thing",   "cache",        "cache=",
-                           "cache=12Q",       "cache=1k",     "threads=0",
-                           "mmap_reserve=x",  "mmap_reserve", "mmap_reserve=2T",
-                           "threads=65",      "threads=2x",   "max_background=5000",
-                           "errors=continue", "errors=panic", "errors=later",
-                           "uring=on",        "uring=maybe",  "sync_writes=often",
-                           "writeback=x",     "ro=1",         "remount",
-                           "direct=2",        "allow_root",   "fault=wait",
-                           "volatile_cache=x"}) {
+  for (const char* list : {"unknown_thing",    "cache",         "cache=",
+                           "cache=12Q",        "cache=1k",      "threads=0",
+                           "mmap_reserve=x",   "mmap_reserve",  "mmap_reserve=2T",
+                           "threads=65",       "threads=2x",    "max_background=5000",
+                           "errors=continue",  "errors=panic",  "errors=later",
+                           "uring=on",         "uring=maybe",   "sync_writes=often",
+                           "writeback=x",      "ro=1",          "remount",
+                           "direct=2",         "allow_root",    "fault=wait",
+                           "volatile_cache=x", "readahead=65M", "readahead=",
+                           "readahead=x"}) {
     const Parsed parsed = parse(std::string("noatime,") + list + ",rw");
     INFO(list);
     REQUIRE_FALSE(parsed.result.ok());
