@@ -4,22 +4,23 @@
 // The first operation works on page 3 and is stopped after each of its attempts in turn; the second
 // then runs to its end, or until it waits for the first. What must come of it:
 //
-//                     | read fault | write fault | mapped     | buffered write | O_SYNC write | of a
-//                     |            |             | writeback  |                | of a part    | page
+//                     | read fault | write fault | mapped     | buffered write | O_SYNC write | of
+//                     a |            |             | writeback  |                | of a part    |
+//                     page
 //     ----------------+------------+-------------+------------+----------------+--------------+------
-//     cut before      | beyond_eof | beyond_eof  | after      | after          | after        | after
-//     cut within      | after      | after       | after      | after          | after        | after
-//     punch           | after      | after       | after      | after          | after        | after
-//     punch within    | after      | after       | after      | after          | after        | after
-//     clone over it   | after      | after       | after      | after          | after        | after
-//     clone from it   | after      | after       | after      | after          | after        | after
-//     dedupe          | after      | after       | after      | after          | after        | after
-//     unlink          | after      | after       | after      | after          | after        | after
-//     direct write    | after      | after       | after      | after          | after        | after
-//     reclaim         | after      | after       | after      | after          | after        | after
-//     device error    | io_failed  | io_failed   | after      | io_failed      | io_failed    | after
-//     no space        | after      | no_space    | after      | no_space       | no_space     | same
-//     power cut       | cut        | cut         | cut        | cut            | cut          | cut
+//     cut before      | beyond_eof | beyond_eof  | after      | after          | after        |
+//     after cut within      | after      | after       | after      | after          | after |
+//     after punch           | after      | after       | after      | after          | after |
+//     after punch within    | after      | after       | after      | after          | after |
+//     after clone over it   | after      | after       | after      | after          | after |
+//     after clone from it   | after      | after       | after      | after          | after |
+//     after dedupe          | after      | after       | after      | after          | after |
+//     after unlink          | after      | after       | after      | after          | after |
+//     after direct write    | after      | after       | after      | after          | after |
+//     after reclaim         | after      | after       | after      | after          | after |
+//     after device error    | io_failed  | io_failed   | after      | io_failed      | io_failed |
+//     after no space        | after      | no_space    | after      | no_space       | no_space |
+//     same power cut       | cut        | cut         | cut        | cut            | cut | cut
 //
 //     after       if the second has ended in the gap, the first sees all of it, and its own bytes
 //                 are there afterwards; if the second had to wait, it sees all of the first
@@ -27,7 +28,10 @@
 //     gap cut         after the next mount: the file as it was, or with all of the first
 //
 // A mapped writeback brings the whole page and needs no old bytes, and has a reserve of space. It
-// and a buffered write beyond the new end make the file longer again, as any write does.
+// and a buffered write beyond the new end make the file longer again, as any write does. A large
+// buffered write (a column as that of a buffered write) is of more pages than are copied inside the
+// monitor: in one of its gaps its folios are locked, its blocks chosen by the extents it found, and
+// it holds nothing of the file.
 #include <algorithm>
 #include <cstring>
 #include <memory>
@@ -51,6 +55,8 @@ using Content = std::vector<std::byte>;
 constexpr uint64_t kPages = 8;
 constexpr uint64_t kPage = 3;
 constexpr uint64_t kPos = kPage * kPageBytes;
+constexpr uint64_t kLargePos = kPageBytes + 100;  // six pages, the first and the last in part
+constexpr uint64_t kLargeBytes = 5 * kPageBytes;
 
 enum class First {
   read_fault,
@@ -58,7 +64,8 @@ enum class First {
   mapped_writeback,
   buffered_write,
   sync_part,
-  sync_page
+  sync_page,
+  large_write
 };
 enum class Second {
   cut_before,
@@ -75,11 +82,11 @@ enum class Second {
   no_space,
   power_cut
 };
-constexpr int kFirsts = 6;
+constexpr int kFirsts = 7;
 constexpr int kSeconds = 13;
 constexpr const char* kFirstNames[kFirsts] = {
-    "read fault",     "write fault", "mapped writeback",
-    "buffered write", "O_SYNC part", "O_SYNC page"};
+    "read fault",  "write fault", "mapped writeback",    "buffered write",
+    "O_SYNC part", "O_SYNC page", "large buffered write"};
 constexpr const char* kSecondNames[kSeconds] = {
     "cut before", "cut within",   "punch",   "punch within", "clone over", "clone from", "dedupe",
     "unlink",     "direct write", "reclaim", "device error", "no space",   "power cut"};
@@ -104,6 +111,7 @@ void put(Content& content, uint64_t pos, size_t len, char what) {
 void apply(First first, Content& content) {
   if (first == First::write_fault) put(content, kPos + 100, 50, 'W');
   if (first == First::buffered_write) put(content, kPos + 100, 50, 'B');
+  if (first == First::large_write) put(content, kLargePos, kLargeBytes, 'B');
   if (first == First::mapped_writeback) put(content, kPos, kPageBytes, 'M');
   if (first == First::sync_part) put(content, kPos + 100, 50, 'B');
   if (first == First::sync_page) put(content, kPos, kPageBytes, 'B');
@@ -126,7 +134,11 @@ struct Layout {
 class Race {
  public:
   Race(const TestSeed& seed, First first, Second second, Layout layout)
-      : sim_(seed), first_(first), second_(second), layout_(layout), data_(2 * kPageBytes) {
+      : sim_(seed),
+        first_(first),
+        second_(second),
+        layout_(layout),
+        data_(kPageBytes + kLargeBytes) {
     file_ = sim_.create("file");
     for (uint64_t i = 0; i < kPages; ++i) put(before_, i * kPageBytes, kPageBytes, char('a' + i));
     REQUIRE(sim_.write(*file_, 0, before_, How::direct).ok());
@@ -153,7 +165,7 @@ class Race {
     }
     std::memset(data_.data(), 'D', kPageBytes);
     std::memset(data_.data() + kPageBytes, first == First::mapped_writeback ? 'M' : 'B',
-                kPageBytes);
+                kLargeBytes);
   }
 
   // Stops the first after `gap` attempts. False if it had ended before.
@@ -205,12 +217,13 @@ class Race {
       return {};
     }
     const bool whole = first_ == First::mapped_writeback || first_ == First::sync_page;
+    const bool large = first_ == First::large_write;
     WriteRequest request;
-    request.pos = whole ? kPos : kPos + 100;
-    request.data = data_.bytes().subspan(kPageBytes, whole ? kPageBytes : 50);
-    const How how = first_ == First::mapped_writeback ? How::mapped
-                    : first_ == First::buffered_write ? How::buffered
-                                                      : How::sync;
+    request.pos = whole ? kPos : large ? kLargePos : kPos + 100;
+    request.data = data_.bytes().subspan(kPageBytes, whole ? kPageBytes : large ? kLargeBytes : 50);
+    const How how = first_ == First::mapped_writeback          ? How::mapped
+                    : first_ == First::buffered_write || large ? How::buffered
+                                                               : How::sync;
     const Attempt<size_t> written =
         SimVolume::write_attempt(sim_.files(), *file_, request, how, *write_stash_);
     if (!written.ok()) return Unfinished(written);
@@ -416,6 +429,9 @@ TEST_CASE("what happens between the attempts of an O_SYNC write of part of a pag
 }
 TEST_CASE("what happens between the attempts of an O_SYNC write of a page") {
   race(First::sync_page);
+}
+TEST_CASE("what happens between the attempts of a buffered write that is copied outside") {
+  race(First::large_write);
 }
 
 }  // namespace
