@@ -27,10 +27,22 @@ std::string clone_error(int error) {
     case EINVAL:
       return "the range is not made of whole blocks, lies beyond the source's end, or overlaps";
     case ESTALE:
+    case EXDEV:
       return "the two are not on the same mount; copy with: cp";
     default:
       return std::strerror(error);
   }
+}
+
+// In one request where the daemon can see our descriptors; else with a token. Returns the errno.
+int clone_range(int source, int target, const RangeArgument& range) {
+  const fusefs_clone_from from{source, range.from, range.len, range.to};
+  if (ioctl(target, FUSEFS_IOC_CLONE_FROM, &from) == 0) return 0;
+  // ENOTTY: a daemon of before this ioctl. EBADF: one that does not even see that we exist.
+  if (errno != EOPNOTSUPP && errno != ENOTTY && errno != EBADF) return errno;
+  fusefs_clone_range with_token{{}, range.from, range.len, range.to, 0};
+  if (ioctl(source, FUSEFS_IOC_SOURCE_TOKEN, &with_token.source) != 0) return errno;
+  return ioctl(target, FUSEFS_IOC_CLONE_RANGE, &with_token) == 0 ? 0 : errno;
 }
 
 int run_clone(const CloneArguments& arguments) {
@@ -39,16 +51,12 @@ int run_clone(const CloneArguments& arguments) {
   const std::optional<SourceFile> source = open_source(arguments.source, &message);
   if (!source) return out.fail(message);
   const struct stat& from = source->status;
-  fusefs_clone_range range{};
+  RangeArgument range;
   const bool whole = arguments.range.empty();
   if (!whole) {
-    const std::optional<RangeArgument> said = parse_range(arguments.range, true);
-    if (!said) {
-      return out.fail("--range " + arguments.range + ": say FROM:LEN or FROM:LEN:TO", kExitUsage);
-    }
-    range.source_pos = said->from;
-    range.len = said->len;
-    range.target_pos = said->to;
+    const std::optional<RangeArgument> said = parse_range(arguments.range, true, &message);
+    if (!said) return out.fail(message, kExitUsage);
+    range = *said;
   }
   struct stat existing {};
   const bool created = stat(arguments.target.c_str(), &existing) != 0 && errno == ENOENT;
@@ -72,14 +80,10 @@ int run_clone(const CloneArguments& arguments) {
       ftruncate(target.get(), from.st_size) != 0) {
     error = errno;
   }
-  if (error == 0 && ioctl(source->mounted.fd.get(), FUSEFS_IOC_SOURCE_TOKEN, &range.source) != 0) {
-    error = errno;
-  }
-  if (error == 0 && ioctl(target.get(), FUSEFS_IOC_CLONE_RANGE, &range) != 0) error = errno;
+  if (error == 0) error = clone_range(source->mounted.fd.get(), target.get(), range);
   // With -o writeback=kernel the kernel alone says how long a file is, and has heard nothing.
-  const uint64_t len =
-      range.len != 0 ? range.len : static_cast<uint64_t>(from.st_size) - range.source_pos;
-  const auto end = static_cast<off_t>(range.target_pos + len);
+  const uint64_t len = range.len != 0 ? range.len : static_cast<uint64_t>(from.st_size);
+  const auto end = static_cast<off_t>(range.to + len);
   if (error == 0 && fstat(target.get(), &to) == 0 && to.st_size < end &&
       ftruncate(target.get(), end) != 0) {
     error = errno;

@@ -49,10 +49,8 @@ int run_dedupe(const DedupeArguments& arguments) {
   range.version = 1;
   const bool whole = arguments.range.empty();
   if (!whole) {
-    const std::optional<RangeArgument> said = parse_range(arguments.range, true);
-    if (!said) {
-      return out.fail("--range " + arguments.range + ": say FROM:LEN or FROM:LEN:TO", kExitUsage);
-    }
+    const std::optional<RangeArgument> said = parse_range(arguments.range, true, &message);
+    if (!said) return out.fail(message, kExitUsage);
     range.source_pos = said->from;
     range.len = said->len;
     range.target_pos = said->to;

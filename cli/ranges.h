@@ -15,9 +15,11 @@ struct RangeArgument {
   uint64_t len = 0;
   uint64_t to = 0;
 };
-// FROM:LEN, and with `two_places` FROM:LEN:TO as well; TO is FROM when it is not said. No value:
-// the text is neither.
-std::optional<RangeArgument> parse_range(const std::string& text, bool two_places);
+// The value of --range: FROM:LEN, and with `two_places` FROM:LEN:TO as well; TO is FROM when it is
+// not said. On failure nothing, and `message` says why; a length of 0 is one, since the ioctls take
+// it for everything.
+std::optional<RangeArgument> parse_range(const std::string& text, bool two_places,
+                                         std::string* message);
 
 // A regular file of a mounted volume, open for reading.
 struct SourceFile {

@@ -27,8 +27,8 @@ int run_unshare(const UnshareArguments& arguments) {
   range.version = 1;
   if (arguments.keep_holes) range.flags |= FUSEFS_UNSHARE_KEEP_HOLES;
   if (!arguments.range.empty()) {
-    const std::optional<RangeArgument> said = parse_range(arguments.range, false);
-    if (!said) return out.fail("--range " + arguments.range + ": say FROM:LEN", kExitUsage);
+    const std::optional<RangeArgument> said = parse_range(arguments.range, false, &message);
+    if (!said) return out.fail(message, kExitUsage);
     range.pos = said->from;
     range.len = said->len;
   }

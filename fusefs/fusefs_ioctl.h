@@ -93,11 +93,27 @@ struct fusefs_clone_range {
 #define FUSEFS_REMAP_ATOMIC_PIECES 64u
 #define FUSEFS_REMAP_ATOMIC_VOLUME (1ull << 32)
 
+/* The same in one request, by a descriptor of the caller's own that is open for reading: the layout
+ * and the meaning are those of FICLONERANGE and its struct file_clone_range.
+ *
+ * EBADF: not open, or not for reading. EXDEV: of another mount. EOPNOTSUPP: the daemon cannot see
+ * what the caller has open (they are in different PID namespaces, or it is another user's and not
+ * root's); take a token. Otherwise as above.
+ */
+struct fusefs_clone_from {
+  __s64 source_fd;
+  __u64 source_pos;
+  __u64 len;
+  __u64 target_pos;
+};
+#define FUSEFS_IOC_CLONE_FROM _IOW(FUSEFS_IOCTL_MAGIC, 7, struct fusefs_clone_from)
+
 /* Makes a range of this file share the blocks of a range of another (or of itself) if they hold the
  * same bytes, as FIDEDUPERANGE: the file is open for writing, or belongs to the caller, or the
- * caller is root. Positions and len as for FUSEFS_IOC_CLONE_RANGE; the range lies inside both
- * files, and what is behind its last whole block counts only where both files end. Contents, sizes
- * and times do not change.
+ * caller is root. (Linux also takes a file that the caller could open for writing; open it so.)
+ * Positions and len as for FUSEFS_IOC_CLONE_RANGE; the range lies inside both files, and what is
+ * behind its last whole block counts only where both files end. Contents, sizes and times do not
+ * change.
  *
  * Works in pieces of FUSEFS_DEDUPE_PIECE_BYTES: the first that differs ends it, those before it stay
  * shared. Blocks that are shared already are not read.

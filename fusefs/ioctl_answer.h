@@ -1,4 +1,4 @@
-// What the ioctls of ops_ioctl.cc and ops_remap.cc have in common: arguments in, answers out.
+// What the ioctls of ops_ioctl.cc, ops_remap.cc and ops_clone.cc have in common: arguments in, answers out.
 #pragma once
 
 #include <algorithm>
@@ -48,7 +48,9 @@ void serve_ioctl(Fn fn) {
              [](Reply& reply, All& stash) { answer_ioctl(reply, stash); });
 }
 
-// ops_remap.cc: true when the command is one of its own, and an operation has been made of it.
+// ops_remap.cc, ops_clone.cc: true when the command is one of its own, and an operation has been
+// made of it.
 bool serve_remap_ioctl(unsigned command);
+bool serve_clone_ioctl(unsigned command);
 
 }  // namespace fusefs

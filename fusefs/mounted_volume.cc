@@ -176,6 +176,11 @@ Result<void> MountedVolume::begin_serving(std::string* message) {
 void MountedVolume::tune_mount(dev_t mount) {
   const KernelLimits limits(mount, fuseblk_);
   limits.set_readahead();
+  std::unique_ptr<CallerFiles> caller_files = open_caller_files(mount);
+  {
+    const MonitorHold hold(monitor_);
+    server_->set_caller_files(std::move(caller_files));
+  }
   if (options_.read_only) return;
   const auto keep = [this](uint64_t bytes) {
     const MonitorHold hold(monitor_);

@@ -2,6 +2,7 @@
 
 #include <array>
 
+#include "core/engine/operation.h"
 #include "fusefs/protocol.h"
 
 namespace fusefs {
@@ -22,27 +23,36 @@ void Notifier::stop() {
 }
 
 Attempt<void> Notifier::invalidate(InodeNo ino, uint64_t pos, uint64_t len, Stash& stash) {
-  return ask(ino, static_cast<int64_t>(pos), static_cast<int64_t>(len), stash);
-}
-
-Attempt<void> Notifier::invalidate_attr(InodeNo ino, Stash& stash) {
-  return ask(ino, -1, 0, stash);
-}
-
-Attempt<void> Notifier::ask(InodeNo ino, int64_t pos, int64_t len, Stash& stash) {
   if (!stash) {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (!running_) return {};
     if (queue_.size() >= kNotifyQueueMax) return restart_after(room_, RestartReason::data_io);
     stash = std::make_shared<Job>();
     stash->ino = ino;
-    stash->pos = pos;
-    stash->len = len;
+    stash->pos = static_cast<int64_t>(pos);
+    stash->len = static_cast<int64_t>(len);
     queue_.push_back(stash);
     changed_.notify_one();
   }
   if (!stash->done) return restart_after(stash->finished, RestartReason::data_io);
   return {};
+}
+
+Attempt<void> Notifier::invalidate_attr(InodeNo ino, Stash& stash) {
+  if (!stash) {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (!running_) return {};
+    }
+    stash = std::make_shared<Job>();
+    stash->ino = ino;
+    stash->pos = -1;
+  }
+  if (stash->done) return {};
+  return restart_after_outside([this, job = stash] {
+    send(*job);
+    job->done = true;
+  });
 }
 
 void Notifier::run() {

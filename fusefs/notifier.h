@@ -5,6 +5,9 @@
 // An operation asks, restarts when it has been done, and only then answers its own request.
 //
 //     operation --invalidate()--> queue (bounded) --> thread: write to the channel --> wake
+//
+// Forgetting attributes waits for nothing, so the asking operation's own thread sends that, outside
+// the monitor: two wake-ups less.
 #pragma once
 
 #include <condition_variable>
@@ -51,11 +54,12 @@ class Notifier {
   // Monitor held.
   //   Restarts  until that has happened
   Attempt<void> invalidate(InodeNo ino, uint64_t pos, uint64_t len, Stash& stash);
-  // The attributes alone.
+  // The attributes alone, for an operation whose request has not been answered yet: its caller
+  // keeps the mount from going away meanwhile, which is all that this could wait for.
+  //   Restarts  outside
   Attempt<void> invalidate_attr(InodeNo ino, Stash& stash);
 
  private:
-  Attempt<void> ask(InodeNo ino, int64_t pos, int64_t len, Stash& stash);
   void run();
   void send(const Job& job);
 

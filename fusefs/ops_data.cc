@@ -2,6 +2,7 @@
 #include <linux/falloc.h>
 #include <unistd.h>
 
+#include <optional>
 #include <utility>
 
 #include "core/file/unshare.h"
@@ -38,12 +39,22 @@ Attempt<void> read_data(FuseOperation& op, ReadOpStash& stash) {
   if (in.size > kMaxWriteBytes) return Error::invalid_argument;
   ATTEMPT(OpenFile * file, find_file(op, in.fh));
   if (!stash.buffer) stash.buffer = op.server().buffers().take(in.offset % kBlockBytes + in.size);
-  if (!bypasses_kernel_cache(in)) op.server().note_kernel_pages(file->inode->ino);
-  if (!std::exchange(stash.begun, true) && !bypasses_kernel_cache(in)) {
+  const bool is_kept = !bypasses_kernel_cache(in);
+  if (is_kept) op.server().note_kernel_reads(file->inode->ino);
+  if (!std::exchange(stash.begun, true) && is_kept) {
     read_ahead(volume.files(), *file, in.offset, in.size);
   }
-  ATTEMPT_INTO(stash.len, read_file(volume.files(), *file->inode, in.offset, in.size,
-                                    stash.buffer.bytes(), stash.read));
+  const auto read = [&]() -> Attempt<size_t> {
+    const bool was_planned = stash.read.planned;
+    Attempt<size_t> attempt = read_file(volume.files(), *file->inode, in.offset, in.size,
+                                        stash.buffer.bytes(), stash.read);
+    // It reads the file as it was planned.
+    if (is_kept && stash.read.planned && !was_planned) {
+      op.server().replaced_ranges().note_kernel_has(file->inode->ino, in.offset, in.size);
+    }
+    return attempt;
+  };
+  ATTEMPT_INTO(stash.len, read());
   op.set_bytes(stash.len);
   if ((in.flags & O_NOATIME) == 0) volume.touch_atime(*file->inode);
   return {};
@@ -62,7 +73,8 @@ void read(fuse_req_t req, fuse_ino_t, size_t, off_t, fuse_file_info*) {
 struct WriteOpStash {
   enum class Phase : uint8_t { write, durable, invalidate };
   Phase phase = Phase::write;
-  WriteStash write;
+  std::optional<WriteStash> write;
+  uint64_t run_end = 0;  // of the part that `write` writes; 0: none is begun
   FsyncStash fsync;
   Notifier::Stash notify;
   size_t len = 0;
@@ -72,6 +84,7 @@ struct WriteOpStash {
 // What one FUSE_WRITE asks for, from its flags and those of its file.
 struct WriteKind {
   bool from_kernel_cache;  // writeback of mapped pages: nobody's system call
+  bool leaves_pages;       // in the kernel's cache
   bool may_be_async;       // O_DIRECT past the kernel's cache, perhaps by libaio
   bool direct;             // O_DIRECT: past our cache as well
   bool through;            // to the device at once
@@ -82,6 +95,7 @@ struct WriteKind {
     const auto flags = static_cast<int>(in.flags);
     kind.from_kernel_cache = (in.write_flags & FUSE_WRITE_CACHE) != 0;
     const bool past_kernel_cache = (in.write_flags & FUSE_WRITE_LOCKOWNER) != 0;
+    kind.leaves_pages = !past_kernel_cache;
     kind.may_be_async = past_kernel_cache && (flags & O_DIRECT) != 0;
     const bool always = options.sync || (inode.attr.flags & kInodeSync) != 0;
     if (!kind.from_kernel_cache && (always || (flags & O_DSYNC) != 0)) {
@@ -115,19 +129,61 @@ Attempt<size_t> write_bytes(FuseOperation& op, Inode& inode, const WriteKind& ki
   return write_buffered(files, inode, request, stash);
 }
 
+// What the kernel writes from its cache, but for what a clone has replaced meanwhile: part by part.
+Attempt<void> write_from_cache(FuseOperation& op, Inode& inode, const WriteKind& kind,
+                               const WriteRequest& whole, WriteOpStash& stash) {
+  ReplacedRanges& replaced = op.server().replaced_ranges();
+  const uint64_t end = whole.pos + whole.data.size();
+  while (stash.len < whole.data.size()) {
+    const uint64_t pos = whole.pos + stash.len;
+    // It may be a clone that it waited for. Then nothing of it is under way.
+    if (stash.write && replaced.any_stale(inode.ino, pos + stash.write->done, stash.run_end)) {
+      stash.len += std::exchange(stash.write, std::nullopt)->done;
+      continue;
+    }
+    if (!stash.write) {
+      const ReplacedRanges::Part part = replaced.part_at(inode.ino, pos, end);
+      if (part.stale) {
+        op.volume().files().stats.clone_stale_bytes += part.end - pos;
+        stash.len += part.end - pos;
+        continue;
+      }
+      stash.run_end = part.end;
+      stash.write.emplace();
+    }
+    WriteRequest request = whole;
+    request.pos = pos;
+    request.data = whole.data.subspan(stash.len).first(stash.run_end - pos);
+    COMMIT(const size_t written, write_bytes(op, inode, kind, request, *stash.write));
+    // The kernel takes no notice of a short answer.
+    if (written < request.data.size()) return Error::no_space;
+    stash.len += written;
+    stash.write.reset();
+  }
+  return {};
+}
+
 Attempt<void> write_once(FuseOperation& op, const fuse_write_in& in, const OpenFile& file,
                          const WriteKind& kind, WriteOpStash& stash) {
+  Server& server = op.server();
   Inode& inode = *file.inode;
   WriteRequest request = write_request(op, in, inode);
   request.kernel_writeback = kind.from_kernel_cache;
   // It keeps what is written by appending, and then sends it as it does any page.
-  request.appends_only = kind.from_kernel_cache && op.server().kernel().writeback_cache &&
-                         (file.flags & O_APPEND) != 0;
+  request.appends_only =
+      kind.from_kernel_cache && server.kernel().writeback_cache && (file.flags & O_APPEND) != 0;
   request.sync = kind.sync;
   const uint32_t mode_before = inode.attr.mode;
-  COMMIT(stash.len, write_bytes(op, inode, kind, request, stash.write));
-  // The kernel takes no notice of a short answer to its writeback.
-  if (kind.from_kernel_cache && stash.len < in.size) return Error::no_space;
+  if (kind.leaves_pages) server.note_kernel_writes(inode.ino);
+  if (kind.from_kernel_cache) {
+    COMMIT_OK(write_from_cache(op, inode, kind, request, stash));
+  } else {
+    if (!stash.write) stash.write.emplace();
+    COMMIT(stash.len, write_bytes(op, inode, kind, request, *stash.write));
+    if (kind.leaves_pages) {
+      server.replaced_ranges().note_kernel_has(inode.ino, in.offset, stash.len);
+    }
+  }
   stash.cleared_suid = inode.attr.mode != mode_before;
   op.set_bytes(stash.len);
   stash.phase = WriteOpStash::Phase::durable;
@@ -152,7 +208,7 @@ Attempt<void> write_data(FuseOperation& op, WriteOpStash& stash) {
   // An asynchronous direct write leaves pages that were read during it in the kernel's cache as
   // they were (Linux before 7.2), and nothing tells us which O_DIRECT writes are. One that the
   // caller waits for has them dropped by the kernel, and loses only time by our doing it too.
-  if (kind.may_be_async && op.server().has_kernel_pages(inode.ino)) {
+  if (kind.may_be_async && op.server().has_kernel_reads(inode.ino)) {
     return op.server().notifier().invalidate(inode.ino, in.offset, stash.len, stash.notify);
   }
   if (stash.cleared_suid) {
@@ -276,9 +332,31 @@ void lseek(fuse_req_t req, fuse_ino_t, off_t, int, fuse_file_info*) {
 struct CopyOpStash {
   PrivilegeStash privileges;
   CopyStash copy;
+  ReplacedRanges::Stash replaced;
+  Notifier::Stash notify;
   bool done = false;
+  bool drops_pages = false;
   uint64_t copied = 0;
 };
+
+// The kernel drops its pages of the target by itself, but only after the answer: too late for those
+// that somebody may store into meanwhile.
+Attempt<void> copy_and_note(FuseOperation& op, Inode& from, Inode& to, CopyOpStash& stash) {
+  const auto& in = op.request().arg<fuse_copy_file_range_in>();
+  Server& server = op.server();
+  ReplacedRanges& replaced = server.replaced_ranges();
+  if (!stash.replaced.begun()) replaced.begin(to.ino, in.off_out, stash.replaced);
+  Attempt<uint64_t> attempt =
+      copy_range(op.volume().files(), from, in.off_in, to, in.off_out, in.len, stash.copy);
+  replaced.set_replaced(stash.replaced, copied_bytes(stash.copy, in.off_in));
+  COMMIT(stash.copied, std::move(attempt));
+  op.set_bytes(stash.copied);
+  stash.drops_pages =
+      server.open_files().may_be_mapped_writable(to.ino) &&
+      (server.kernel().writeback_cache || server.has_kernel_pages(to.ino));
+  stash.done = true;
+  return {};
+}
 
 Attempt<void> copy_data(FuseOperation& op, CopyOpStash& stash) {
   const auto& in = op.request().arg<fuse_copy_file_range_in>();
@@ -289,11 +367,10 @@ Attempt<void> copy_data(FuseOperation& op, CopyOpStash& stash) {
     return Error::bad_descriptor;
   }
   ATTEMPT_OK(drop_privileges(op, to->inode->ino, stash.privileges));
-  if (!stash.done) {
-    COMMIT(stash.copied, copy_range(op.volume().files(), *from->inode, in.off_in, *to->inode,
-                                    in.off_out, in.len, stash.copy));
-    op.set_bytes(stash.copied);
-    stash.done = true;
+  if (!stash.done) COMMIT_OK(copy_and_note(op, *from->inode, *to->inode, stash));
+  if (stash.drops_pages && stash.copied != 0) {
+    ATTEMPT_OK(
+        op.server().notifier().invalidate(to->inode->ino, in.off_out, stash.copied, stash.notify));
   }
   return op.server().settle(to->inode->changed_seq, *to->inode);
 }

@@ -1,136 +1,18 @@
-// The ioctls that share blocks between files, and give files their own again.
+// The ioctls that find blocks to share in what files hold, and give files their own again. Clones:
+// ops_clone.cc.
 //
-// The kernel knows nothing of them: what it has of mapped pages must come to us before, and what
-// it keeps of a range that has changed must go afterwards.
-#include <fcntl.h>
-
+// The kernel knows nothing of them: what it has of mapped pages must come to us before.
 #include <cerrno>
-#include <optional>
 
 #include "core/file/dedupe.h"
 #include "core/file/unshare.h"
-#include "fusefs/fusefs_ioctl.h"
 #include "fusefs/ioctl_answer.h"
+#include "fusefs/remap_source.h"
 
 namespace fusefs {
 namespace {
 
-static_assert(FUSEFS_REMAP_ATOMIC_BYTES == kRemapAtomicBytes);
 static_assert(FUSEFS_DEDUPE_PIECE_BYTES == kDedupePieceBytes);
-
-// ---- Source tokens ----
-
-struct TokenStash {};
-
-void serve_source_token() {
-  serve_ioctl<TokenStash>([](FuseOperation& op, IoctlStash& stash, TokenStash&) -> Attempt<void> {
-    const uint64_t handle = op.request().arg<fuse_ioctl_in>().fh;
-    const OpenFile* file = op.server().open_files().find(handle);
-    if (file == nullptr || (file->flags & O_ACCMODE) == O_WRONLY) return Error::bad_descriptor;
-    set_out(op, stash, fusefs_source_token{handle, op.server().open_files().secret(handle)});
-    return {};
-  });
-}
-
-// The source that a token names; null for one that is not valid. The token may become so while
-// the operation runs, and the operation needs the inode to its end.
-void find_source(FuseOperation& op, const fusefs_source_token& token, InodeRef& source) {
-  if (source) return;
-  const OpenFile* file = op.server().open_files().find_by_secret(token.handle, token.secret);
-  if (file != nullptr) source = file->inode;
-}
-
-// Has the kernel send what was stored into [pos, pos + len) through mmap, or written if it keeps
-// that as well.
-Attempt<void> fetch_mapped(FuseOperation& op, const Inode& inode, uint64_t pos, uint64_t len,
-                           Notifier::Stash& stash) {
-  const bool may_have = op.server().kernel().writeback_cache ||
-                        op.server().open_files().may_be_mapped_writable(inode.ino);
-  if (!stash && !may_have) return {};
-  return op.server().notifier().invalidate(inode.ino, pos, len, stash);
-}
-
-// ---- Clone ----
-
-struct CloneStash {
-  InodeRef source;  // before what holds their locks
-  InodeRef target;
-  enum class Phase : uint8_t {
-    flush_source,
-    start,
-    flush_target,
-    privileges,
-    copy,
-    settle,
-    refresh
-  };
-  Phase phase = Phase::flush_source;
-  uint64_t len = 0;
-  Notifier::Stash notify_source;
-  Notifier::Stash notify_target;
-  Notifier::Stash notify_changed;
-  NamespaceStash names;
-  CopyStash copy;
-};
-
-Result<uint64_t> clone_len(const fusefs_clone_range& range, uint64_t source_size) {
-  if (range.reserved != 0 || range.source_pos > source_size) return Error::invalid_argument;
-  const uint64_t rest = source_size - range.source_pos;
-  const uint64_t len = range.len != 0 ? range.len : rest;
-  if (len > rest) return Error::invalid_argument;
-  const bool aligned = range.source_pos % kBlockBytes == 0 && range.target_pos % kBlockBytes == 0 &&
-                       (len % kBlockBytes == 0 || len == rest);
-  if (!aligned) return Error::invalid_argument;
-  return len;
-}
-
-Attempt<void> clone(FuseOperation& op, IoctlStash& answer, CloneStash& stash) {
-  using Phase = CloneStash::Phase;
-  const auto range = get_in<fusefs_clone_range>(op);
-  Server& server = op.server();
-  OpenFile* target = server.open_files().find(op.request().arg<fuse_ioctl_in>().fh);
-  if (target == nullptr || !target->writable || (target->flags & O_APPEND) != 0) {
-    return Error::bad_descriptor;
-  }
-  find_source(op, range.source, stash.source);
-  if (!stash.source) {
-    answer.errno_value = ESTALE;
-    return {};
-  }
-  Inode& from = *stash.source;
-  stash.target = target->inode;
-  Inode& to = *stash.target;
-  Notifier& notifier = server.notifier();
-  if (stash.phase == Phase::flush_source) {
-    ATTEMPT_OK(fetch_mapped(op, from, range.source_pos, range.len, stash.notify_source));
-    stash.phase = Phase::start;
-  }
-  if (stash.phase == Phase::start) {  // the size may have come with the flush
-    TRY(stash.len, clone_len(range, from.attr.size));
-    stash.phase = Phase::flush_target;
-  }
-  if (stash.phase == Phase::flush_target) {
-    ATTEMPT_OK(fetch_mapped(op, to, range.target_pos, range.len, stash.notify_target));
-    stash.phase = Phase::privileges;
-  }
-  if (stash.phase == Phase::privileges) {
-    COMMIT_OK(op.volume().names().kill_privileges(to.ino, !op.from_root(), stash.names));
-    stash.phase = Phase::copy;
-  }
-  if (stash.phase == Phase::copy) {
-    COMMIT(const uint64_t copied, copy_range(op.volume().files(), from, range.source_pos, to,
-                                             range.target_pos, stash.len, stash.copy));
-    op.set_bytes(copied);
-    // There is no place in the answer for less: the source became shorter, or an error came.
-    if (copied < stash.len) return stash.copy.error.value_or(Error::invalid_argument);
-    stash.phase = Phase::settle;
-  }
-  if (stash.phase == Phase::settle) {
-    ATTEMPT_OK(server.settle(to.changed_seq, to));
-    stash.phase = Phase::refresh;
-  }
-  return notifier.invalidate(to.ino, range.target_pos, range.len, stash.notify_changed);
-}
 
 // ---- Dedupe ----
 
@@ -236,12 +118,6 @@ Attempt<void> unshare(FuseOperation& op, IoctlStash& answer, UnshareOpStash& sta
 
 bool serve_remap_ioctl(unsigned command) {
   switch (command) {
-    case FUSEFS_IOC_SOURCE_TOKEN:
-      serve_source_token();
-      return true;
-    case FUSEFS_IOC_CLONE_RANGE:
-      serve_ioctl<CloneStash>(clone);
-      return true;
     case FUSEFS_IOC_DEDUPE_RANGE:
       serve_ioctl<DedupeOpStash>(dedupe);
       return true;
@@ -249,7 +125,7 @@ bool serve_remap_ioctl(unsigned command) {
       serve_ioctl<UnshareOpStash>(unshare);
       return true;
     default:
-      return false;
+      return serve_clone_ioctl(command);
   }
 }
 

@@ -16,7 +16,8 @@ Server::Server(Volume& volume, Monitor& monitor, Scheduler& scheduler, Channel& 
 
 void Server::forget(InodeNo ino, uint64_t count) {
   if (volume_.inodes().lookups().forget(ino, count) != 0) return;
-  kernel_pages_.erase(ino);
+  kernel_reads_.erase(ino);
+  kernel_writes_.erase(ino);
   if (unlinked_.erase(ino) != 0) volume_.release_inode(ino);
 }
 

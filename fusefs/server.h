@@ -18,10 +18,12 @@
 
 #include "core/io/reactor.h"
 #include "core/volume/volume.h"
+#include "fusefs/caller_files.h"
 #include "fusefs/fuse_counters.h"
 #include "fusefs/mount_options.h"
 #include "fusefs/notifier.h"
 #include "fusefs/open_files.h"
+#include "fusefs/replaced_ranges.h"
 #include "fusefs/request.h"
 #include "fusefs/snapshots.h"
 
@@ -62,11 +64,17 @@ class Server {
   void set_engine(const Engine& engine) { engine_ = engine; }
   const Engine& engine() const { return engine_; }
 
+  // Null until the mount answers, and where they cannot be seen. Monitor held for the call, not
+  // for the use.
+  const CallerFiles* caller_files() const { return caller_files_.get(); }
+  void set_caller_files(std::unique_ptr<CallerFiles> files) { caller_files_ = std::move(files); }
+
   // The rest with the monitor held.
   Volume& volume() { return volume_; }
   Scheduler& scheduler() { return scheduler_; }
   OpenFiles& open_files() { return open_files_; }
   Snapshots& snapshots() { return snapshots_; }
+  ReplacedRanges& replaced_ranges() { return replaced_ranges_; }
 
   // The kernel knows the inode once more / so many times less.
   void add_lookup(InodeNo ino) { volume_.inodes().lookups().add(ino, 1); }
@@ -77,9 +85,14 @@ class Server {
   // To be called with every inode that has lost a link.
   void note_unlinked(const Inode& inode);
 
-  // The kernel's page cache may hold pages of the inode, by reads that went into it.
-  void note_kernel_pages(InodeNo ino) { kernel_pages_.insert(ino); }
-  bool has_kernel_pages(InodeNo ino) const { return kernel_pages_.contains(ino); }
+  // The kernel's page cache may hold pages of the inode, by reads that went into it, or by writes
+  // that left theirs there.
+  void note_kernel_reads(InodeNo ino) { kernel_reads_.insert(ino); }
+  void note_kernel_writes(InodeNo ino) { kernel_writes_.insert(ino); }
+  bool has_kernel_reads(InodeNo ino) const { return kernel_reads_.contains(ino); }
+  bool has_kernel_pages(InodeNo ino) const {
+    return kernel_reads_.contains(ino) || kernel_writes_.contains(ino);
+  }
 
   // For -o sync and dirsync, and the inode flags of that name: after a change of `inode`, or of
   // names in `directory`.
@@ -102,8 +115,11 @@ class Server {
   Notifier notifier_;
   OpenFiles open_files_;
   Snapshots snapshots_;
-  std::unordered_set<InodeNo> unlinked_;      // no link left, known to the kernel
-  std::unordered_set<InodeNo> kernel_pages_;  // until forgotten
+  ReplacedRanges replaced_ranges_;
+  std::unique_ptr<CallerFiles> caller_files_;
+  std::unordered_set<InodeNo> unlinked_;       // no link left, known to the kernel
+  std::unordered_set<InodeNo> kernel_reads_;   // until forgotten
+  std::unordered_set<InodeNo> kernel_writes_;  // until forgotten
 };
 
 // Bytes of one write or read: 256 pages, what the kernel allows without a changed sysctl.

@@ -90,12 +90,15 @@ uint64_t agreed_len(const Ends& ends, CopyStash& stash) {
   return now.sharing ? std::min(now.len, stash.segment_len) : 0;
 }
 
+// Bytes of the segment under way, which begins at `from_pos` of the source, that are shared.
+uint64_t shared_bytes(const CopyStash& stash, uint64_t from_pos) {
+  if (stash.phase != CopyStash::Phase::sharing) return 0;
+  return std::min(block_bytes(stash.cursor - file_block_at(from_pos)), stash.segment_len);
+}
+
 // Gives the source back to others, and what is shared to the caller's count.
 void leave_sharing(const Ends& ends, CopyStash& stash) {
-  if (stash.phase == CopyStash::Phase::sharing) {
-    const uint64_t shared = block_bytes(stash.cursor - file_block_at(ends.from_pos));
-    stash.done += std::min(shared, stash.segment_len);
-  }
+  stash.done += shared_bytes(stash, ends.from_pos);
   stash.writeback.reset();
   stash.hold.release();
 }
@@ -149,8 +152,8 @@ Attempt<void> copy_segments(FileContext& context, Inode& from, uint64_t from_pos
         stash.sharing ? share_segment(context, ends, stash) : copy_segment(context, ends, stash);
     if (attempt.must_restart()) return attempt;
     if (stash.sharing) leave_sharing(ends, stash);
-    if (attempt.failed()) return attempt;
     stash.segment_len = 0;
+    if (attempt.failed()) return attempt;
     Operation::current()->note_progress();
   }
   return {};
@@ -173,6 +176,12 @@ Attempt<uint64_t> copy_range(FileContext& context, Inode& from, uint64_t from_po
   if (attempt.failed()) stash.error = attempt.error();
   if (attempt.failed() && stash.done == 0) return attempt.error();
   return stash.done;
+}
+
+uint64_t copied_bytes(const CopyStash& stash, uint64_t from_pos) {
+  if (stash.segment_len == 0) return stash.done;
+  if (stash.sharing) return stash.done + shared_bytes(stash, from_pos + stash.done);
+  return stash.done + (stash.write ? stash.write->done : 0);
 }
 
 }  // namespace fusefs

@@ -58,4 +58,7 @@ struct CopyStash {
 Attempt<uint64_t> copy_range(FileContext& context, Inode& from, uint64_t from_pos, Inode& to,
                              uint64_t to_pos, uint64_t len, CopyStash& stash);
 
+// How much of the target is the source's by now, between two attempts of a copy from `from_pos`.
+uint64_t copied_bytes(const CopyStash& stash, uint64_t from_pos);
+
 }  // namespace fusefs

@@ -32,6 +32,7 @@ struct FileStats {
   uint64_t cow_break_bytes = 0;
   uint64_t clone_count = 0;
   uint64_t clone_bytes = 0;
+  uint64_t clone_stale_bytes = 0;  // came from pages that a clone had replaced
   uint64_t dedupe_count = 0;
   uint64_t dedupe_bytes = 0;
   uint64_t unshare_bytes = 0;

@@ -116,6 +116,8 @@ constexpr StatEntry kFaults[] = {
 constexpr StatEntry kReflink[] = {
     {"reflink.clone_count", integer, counter, "ranges cloned"},
     {"reflink.clone_bytes", integer, counter, "of files, shared by them or taken as holes"},
+    {"reflink.clone_stale_bytes", integer, counter,
+     "written back by the kernel from pages that a clone had replaced, and left out"},
     {"reflink.dedupe_count", integer, counter,
      "ranges deduplicated that were found to be the same"},
     {"reflink.dedupe_bytes", integer, counter, "newly shared by them, or freed for a hole"},

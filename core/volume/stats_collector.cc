@@ -132,6 +132,7 @@ Json reflink_section(const FileStats& file, const StatsInput& input) {
   Json json;
   json["clone_count"] = file.clone_count;
   json["clone_bytes"] = file.clone_bytes;
+  json["clone_stale_bytes"] = file.clone_stale_bytes;
   json["dedupe_count"] = file.dedupe_count;
   json["dedupe_bytes"] = file.dedupe_bytes;
   json["unshare_bytes"] = file.unshare_bytes;

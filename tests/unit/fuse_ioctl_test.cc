@@ -46,6 +46,7 @@ TEST_CASE("commands fit what the kernel passes to FUSE, and have no holes in the
   CHECK(sizeof(fusefs_info) == 4472);
   CHECK(sizeof(fusefs_stats_piece) == 8192);
   CHECK(sizeof(fusefs_clone_range) == 48);
+  CHECK(sizeof(fusefs_clone_from) == sizeof(file_clone_range));
   CHECK(sizeof(fusefs_dedupe_range) == 64);
   CHECK(sizeof(fusefs_unshare_range) == 32);
 }
@@ -235,6 +236,16 @@ TEST_CASE("dedupe is for who may write the target or owns it, and tells what it 
     rig.kernel().set_caller(1000, 1000);
     CHECK(dedupe(read_only).error == EPERM);
     CHECK(dedupe(target_handle).error == 0);
+    uint64_t own_handle = 0;
+    const uint64_t own = rig.create("own", &own_handle).nodeid;  // by this user
+    REQUIRE(rig.write(own, own_handle, 0, data).error == 0);
+    const uint64_t own_read_only = rig.open(own, O_RDONLY);
+    const auto dedupe_own = [&] {
+      return ioctl(rig, own, own_read_only, FUSEFS_IOC_DEDUPE_RANGE, range).error;
+    };
+    CHECK(dedupe_own() == 0);
+    rig.kernel().set_caller(1001, 1000);
+    CHECK(dedupe_own() == EPERM);
     rig.kernel().set_caller(0, 0);
 
     range.version = 2;
