@@ -86,10 +86,10 @@ class Parser {
       return refuse(word, "not offered; use allow_other", Error::not_supported);
     }
     if (name == "subtype") return {};  // always fusefs
-    static constexpr std::array<std::string_view, 15> kWithValue = {
-        "fsname",    "cache",     "threads",   "max_background", "errors",
-        "uring",     "writeback", "direct",    "fault",          "mmap_reserve",
-        "readahead", "context",   "fscontext", "sync_writes",    "volatile_cache"};
+    static constexpr std::array<std::string_view, 17> kWithValue = {
+        "fsname",    "cache",     "threads",     "max_background", "errors",     "uring",
+        "writeback", "direct",    "fault",       "mmap_reserve",   "readahead",  "context",
+        "fscontext", "selfio",    "sync_writes", "volatile_cache", "completion"};
     if (std::find(kWithValue.begin(), kWithValue.end(), name) == kWithValue.end()) {
       return refuse(word, "unknown mount option; fusefs mount --help lists them");
     }
@@ -121,6 +121,8 @@ class Parser {
       return {};
     }
     if (name == "sync_writes") return parse_sync_writes(word, value);
+    if (name == "completion") return parse_completion(word, value);
+    if (name == "selfio") return parse_selfio(word, value);
     if (name == "direct") {
       if (value != "on" && value != "off") return refuse(word, "direct is on or off");
       options_.direct = value == "on";
@@ -208,6 +210,21 @@ class Parser {
   Result<void> parse_fault(const Word& word, std::string_view value) {
     if (value != "restart" && value != "hold") return refuse(word, "fault is restart or hold");
     options_.fault_policy = value == "hold" ? FaultPolicy::hold : FaultPolicy::restart;
+    return {};
+  }
+
+  Result<void> parse_completion(const Word& word, std::string_view value) {
+    if (value != "issuer" && value != "deferred") {
+      return refuse(word, "completion is issuer or deferred");
+    }
+    options_.completion =
+        value == "deferred" ? CompletionPolicy::deferred : CompletionPolicy::issuer;
+    return {};
+  }
+
+  Result<void> parse_selfio(const Word& word, std::string_view value) {
+    if (value != "buffered" && value != "error") return refuse(word, "selfio is buffered or error");
+    options_.self_io = value == "error" ? SelfIoPolicy::error : SelfIoPolicy::buffered;
     return {};
   }
 

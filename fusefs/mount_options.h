@@ -58,6 +58,8 @@ struct MountOptions {
   FaultPolicy fault_policy = FaultPolicy::restart;
   SyncWrites sync_writes = SyncWrites::through;
   bool kernel_writeback = false;  // the kernel keeps what is written, as it does of mappings
+  CompletionPolicy completion = CompletionPolicy::issuer;
+  SelfIoPolicy self_io = SelfIoPolicy::buffered;
 
   // Of the daemon.
   uint32_t threads = 0;  // 0: one per CPU

@@ -107,6 +107,8 @@ Result<void> MountedVolume::open_volume(std::string* message) {
   volume.lazytime = options_.lazytime;
   volume.atime = options_.atime;
   volume.fault_policy = options_.fault_policy;
+  volume.completion = options_.completion;
+  volume.self_io = options_.self_io;
   volume.cache_bytes = options_.cache_bytes;
   volume.readahead_bytes = options_.readahead_bytes;
   volume_ =
@@ -160,10 +162,15 @@ Result<void> MountedVolume::begin_serving(std::string* message) {
   fuse_source_ =
       std::make_unique<FuseSource>(*server_, session_->get(), [this] { reactors_->stop(); });
   server_->notifier().start([this] { reactors_->kick(); });
-  for (size_t i = 0; i < thread_count_; ++i) threads_.emplace_back([this, i] { serve(i); });
+  for (size_t i = 0; i < thread_count_; ++i) {
+    threads_.emplace_back([this] { serve(Reactor::Role::serving); });
+  }
+  if (options_.completion == CompletionPolicy::deferred) {
+    threads_.emplace_back([this] { serve(Reactor::Role::completer); });
+  }
 
   std::unique_lock<std::mutex> lock(start_mutex_);
-  started_.wait(lock, [this] { return started_count_ == thread_count_; });
+  started_.wait(lock, [this] { return started_count_ == threads_.size(); });
   if (!start_error_) return {};
   *message = "io_uring refuses a ring per thread (" + std::string(error_text(*start_error_)) +
              "); use -o threads=1 or raise the limit of locked memory (ulimit -l)";
@@ -194,8 +201,8 @@ void MountedVolume::tune_mount(dev_t mount) {
   server_->kernel().mmap_dirty_bytes_max = dirty_bytes_max;
 }
 
-void MountedVolume::serve(size_t) {
-  Result<std::unique_ptr<Reactor>> reactor = Reactor::create(*reactors_);
+void MountedVolume::serve(Reactor::Role role) {
+  Result<std::unique_ptr<Reactor>> reactor = Reactor::create(*reactors_, role);
   {
     const std::lock_guard<std::mutex> lock(start_mutex_);
     ++started_count_;
@@ -206,7 +213,7 @@ void MountedVolume::serve(size_t) {
     reactors_->stop();
     return;
   }
-  reactor.value()->run(fuse_source_.get());
+  reactor.value()->run(role == Reactor::Role::serving ? fuse_source_.get() : nullptr);
   note_finished();
 }
 

@@ -60,7 +60,7 @@ class MountedVolume {
   Result<void> open_device(std::string* message);
   Result<void> open_volume(std::string* message);
   Result<void> begin_serving(std::string* message);
-  void serve(size_t index);
+  void serve(Reactor::Role role);
   void note_finished();
 
   MountOptions options_;

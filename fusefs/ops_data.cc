@@ -40,6 +40,7 @@ Attempt<void> read_data(FuseOperation& op, ReadOpStash& stash) {
   ATTEMPT(OpenFile * file, find_file(op, in.fh));
   if (!stash.buffer) stash.buffer = op.server().buffers().take(in.offset % kBlockBytes + in.size);
   const bool is_kept = !bypasses_kernel_cache(in);
+  stash.read.direct = !is_kept;
   if (is_kept) op.server().note_kernel_reads(file->inode->ino);
   if (!std::exchange(stash.begun, true) && is_kept) {
     read_ahead(volume.files(), *file, in.offset, in.size);
@@ -70,7 +71,25 @@ void read(fuse_req_t req, fuse_ino_t, size_t, off_t, fuse_file_info*) {
 
 // ---- write ----
 
-struct WriteOpStash {
+struct WriteOpStash final : WriteEnd {
+  bool must_invalidate() override { return has_stale_pages() || cleared_suid(); }
+  void ended(size_t written) override {
+    len = written;
+    op->set_bytes(written);
+  }
+  // An asynchronous direct write leaves pages that were read during it in the kernel's cache as
+  // they were (Linux before 7.2), and nothing tells us which O_DIRECT writes are. One that the
+  // caller waits for has them dropped by the kernel, and loses only time by our doing it too.
+  bool has_stale_pages() const {
+    return may_be_async && op->server().has_kernel_reads(inode->ino);
+  }
+  bool cleared_suid() const { return inode->attr.mode != mode_before; }
+
+  // Since the first attempt.
+  FuseOperation* op = nullptr;
+  Inode* inode = nullptr;
+  bool may_be_async = false;
+  uint32_t mode_before = 0;
   enum class Phase : uint8_t { write, durable, invalidate };
   Phase phase = Phase::write;
   std::optional<WriteStash> write;
@@ -78,7 +97,6 @@ struct WriteOpStash {
   FsyncStash fsync;
   Notifier::Stash notify;
   size_t len = 0;
-  bool cleared_suid = false;
 };
 
 // What one FUSE_WRITE asks for, from its flags and those of its file.
@@ -173,18 +191,18 @@ Attempt<void> write_once(FuseOperation& op, const fuse_write_in& in, const OpenF
   request.appends_only =
       kind.from_kernel_cache && server.kernel().writeback_cache && (file.flags & O_APPEND) != 0;
   request.sync = kind.sync;
-  const uint32_t mode_before = inode.attr.mode;
   if (kind.leaves_pages) server.note_kernel_writes(inode.ino);
   if (kind.from_kernel_cache) {
     COMMIT_OK(write_from_cache(op, inode, kind, request, stash));
   } else {
     if (!stash.write) stash.write.emplace();
+    const bool ends_inline = kind.direct && !kind.leaves_pages && kind.sync == SyncLevel::none;
+    stash.write->end = ends_inline ? &stash : nullptr;
     COMMIT(stash.len, write_bytes(op, inode, kind, request, *stash.write));
     if (kind.leaves_pages) {
       server.replaced_ranges().note_kernel_has(inode.ino, in.offset, stash.len);
     }
   }
-  stash.cleared_suid = inode.attr.mode != mode_before;
   op.set_bytes(stash.len);
   stash.phase = WriteOpStash::Phase::durable;
   return {};
@@ -197,6 +215,12 @@ Attempt<void> write_data(FuseOperation& op, WriteOpStash& stash) {
   if (!file->writable) return Error::bad_descriptor;
   Inode& inode = *file->inode;
   const WriteKind kind = WriteKind::of(in, inode, op.server().options());
+  if (stash.op == nullptr) {
+    stash.op = &op;
+    stash.inode = &inode;
+    stash.may_be_async = kind.may_be_async;
+    stash.mode_before = inode.attr.mode;
+  }
   if (stash.phase == Phase::write) COMMIT_OK(write_once(op, in, *file, kind, stash));
   if (stash.phase == Phase::durable) {
     if (kind.sync != SyncLevel::none && !kind.through) {
@@ -205,13 +229,10 @@ Attempt<void> write_data(FuseOperation& op, WriteOpStash& stash) {
     }
     stash.phase = Phase::invalidate;
   }
-  // An asynchronous direct write leaves pages that were read during it in the kernel's cache as
-  // they were (Linux before 7.2), and nothing tells us which O_DIRECT writes are. One that the
-  // caller waits for has them dropped by the kernel, and loses only time by our doing it too.
-  if (kind.may_be_async && op.server().has_kernel_reads(inode.ino)) {
+  if (stash.has_stale_pages()) {
     return op.server().notifier().invalidate(inode.ino, in.offset, stash.len, stash.notify);
   }
-  if (stash.cleared_suid) {
+  if (stash.cleared_suid()) {
     return op.server().notifier().invalidate_attr(inode.ino, stash.notify);
   }
   return {};

@@ -44,6 +44,8 @@ Json collect(Server& server) {
   input.recovery = &volume.recovery();
   input.file = &volume.files().stats;
   input.faults = &volume.files().faults;
+  input.direct = &volume.files().direct;
+  input.completion = &volume.files().completions.stats();
   input.readahead = &volume.files().readahead;
   input.page_cache = &volume.cache().stats();
   const SharedPageStats shared_pages{volume.cache().shared().size(),

@@ -27,6 +27,7 @@ constexpr std::array<ErrorRow, kErrorCount> kErrors = {{
     {Error::not_permitted, EPERM, "not_permitted", "operation not permitted"},
     {Error::read_only_volume, EROFS, "read_only_volume", "volume is read-only"},
     {Error::invalid_argument, EINVAL, "invalid_argument", "invalid argument"},
+    {Error::bad_address, EFAULT, "bad_address", "the memory of the transfer cannot be used"},
     {Error::bad_descriptor, EBADF, "bad_descriptor", "not open for this"},
     {Error::not_supported, EOPNOTSUPP, "not_supported", "not supported"},
     {Error::file_too_large, EFBIG, "file_too_large", "file is too large"},

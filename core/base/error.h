@@ -31,6 +31,7 @@ enum class Error : uint8_t {
   read_only_volume,  // mounted read-only, or turned read-only after an error
   // Arguments.
   invalid_argument,
+  bad_address,  // the buffer of direct I/O cannot be got
   bad_descriptor,
   not_supported,
   file_too_large,

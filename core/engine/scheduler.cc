@@ -149,12 +149,12 @@ void Scheduler::make_ready(Operation& operation, bool first) {
   }
 }
 
-Operation* Scheduler::take_ready() {
+Operation* Scheduler::take_from(std::deque<Operation*>& queue) {
   if (options_.choice != nullptr) {
-    std::swap(ready_[options_.choice->below(ready_.size())], ready_.front());
+    std::swap(queue[options_.choice->below(queue.size())], queue.front());
   }
-  Operation* operation = ready_.front();
-  ready_.pop_front();
+  Operation* operation = queue.front();
+  queue.pop_front();
   return operation;
 }
 
@@ -166,15 +166,46 @@ bool Scheduler::draw_forced_restart(Operation& operation) {
   return true;
 }
 
-bool Scheduler::run(Handout& handout, int attempts_max) {
+bool Scheduler::run(Handout& handout, int attempts_max, Serves serves) {
   CHECK_MSG(t_current == nullptr, "run() from inside an attempt");
-  for (int i = 0; i < attempts_max && !ready_.empty(); ++i) {
-    Operation* operation = take_ready();
+  for (auto& operation : ended_) handout.finished.push_back(std::move(operation));
+  ended_.clear();
+  const bool both = serves == Serves::deferred_too;
+  for (int i = 0; i < attempts_max; ++i) {
+    std::deque<Operation*>& queue = both && !deferred_.empty() ? deferred_ : ready_;
+    if (queue.empty()) break;
+    Operation* operation = take_from(queue);
     ++stats_.attempt_count;
     operation->state_ = Operation::State::attempting;
     settle(*operation, attempt_once(*operation), handout);
   }
-  return !ready_.empty();
+  return !ready_.empty() || (both && !deferred_.empty());
+}
+
+void Scheduler::end_now(Operation& operation) {
+  CHECK(operation.state_ == Operation::State::waiting ||
+        operation.state_ == Operation::State::ready);
+  if (operation.waiting_on_ != nullptr) operation.waiting_on_->remove(operation);
+  if (operation.state_ == Operation::State::ready) {
+    std::erase(ready_, &operation);
+    std::erase(deferred_, &operation);
+  }
+  end(operation, {});
+  ended_.emplace_back(&operation);
+}
+
+void Scheduler::defer(Operation& operation, const Waitable& waitable) {
+  if (!deferred_served_ || operation.waiting_on_ != &waitable) return;
+  operation.waiting_on_->remove(operation);
+  operation.state_ = Operation::State::ready;
+  if (!abandoning_) deferred_.push_back(&operation);
+}
+
+void Scheduler::set_serves_deferred(bool served) {
+  deferred_served_ = served;
+  if (served) return;
+  for (Operation* operation : deferred_) ready_.push_back(operation);
+  deferred_.clear();
 }
 
 void Scheduler::settle(Operation& operation, const Attempt<void>& attempt, Handout& handout) {
@@ -196,13 +227,17 @@ void Scheduler::settle(Operation& operation, const Attempt<void>& attempt, Hando
 }
 
 void Scheduler::settle_done(Operation& operation, Result<void> outcome, Handout& handout) {
+  end(operation, outcome);
+  handout.finished.emplace_back(&operation);
+}
+
+void Scheduler::end(Operation& operation, Result<void> outcome) {
   operation.outcome_ = outcome;
   operation.state_ = Operation::State::done;
   ++stats_.finished_count;
   stats_.restarts_of_one_operation_max =
       std::max(stats_.restarts_of_one_operation_max, operation.restart_count_);
   unlink(operation);
-  handout.finished.emplace_back(&operation);
 }
 
 void Scheduler::settle_restart(Operation& operation, const Restart& restart, Handout& handout) {
@@ -319,6 +354,7 @@ void Scheduler::fire_timers() {
 void Scheduler::destroy(Operation& operation) {
   if (operation.waiting_on_ != nullptr) operation.waiting_on_->remove(operation);
   std::erase(ready_, &operation);
+  std::erase(deferred_, &operation);
   unlink(operation);
   delete &operation;
 }
@@ -337,6 +373,8 @@ void Scheduler::abandon() {
   CHECK_MSG(t_current == nullptr, "abandon() from inside an attempt");
   abandoning_ = true;
   ready_.clear();
+  deferred_.clear();
+  ended_.clear();
   timers_.clear();
   while (first_live_ != nullptr) destroy(*first_live_);  // what destructors start goes as well
   abandoning_ = false;

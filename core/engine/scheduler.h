@@ -3,6 +3,9 @@
 // It knows no threads: whoever is inside the monitor calls run(), then does what run() hands out
 // (outside work, finishing) without the monitor, and hands it back. Worker (worker.h) is that loop.
 //
+// What a completion leaves to a thread of its own (core/io/completion.h, policy `deferred`) waits in
+// a second queue; run() looks at it only for the thread that says so.
+//
 // In tests the next operation is chosen by a seeded Random, and every ATTEMPT may be made to
 // restart for no reason; in production the ready queue is first in, first out.
 //
@@ -72,8 +75,19 @@ class Scheduler {
     std::vector<Operation*> outside;                   // run_outside(), then outside_done()
     bool empty() const { return finished.empty() && outside.empty(); }
   };
+  // Whether a thread also attempts, and first, what completions have deferred.
+  enum class Serves : uint8_t { ready, deferred_too };
   // Attempts what is ready, at most `attempts_max` times. True if more is ready.
-  bool run(Handout& handout, int attempts_max = kAttemptsPerRun);
+  bool run(Handout& handout, int attempts_max = kAttemptsPerRun, Serves serves = Serves::ready);
+
+  // Ends, with a value and without another attempt, an operation that waits or is ready. The next
+  // run() hands it out.
+  void end_now(Operation& operation);
+  // If `operation` waits for `waitable`, it is woken for the thread that serves deferred work;
+  // without such a thread, for anyone.
+  void defer(Operation& operation, const Waitable& waitable);
+  // There is a thread, or none any more, that serves deferred work.
+  void set_serves_deferred(bool served);
 
   // Without the monitor: tells the outcome.
   static void finish(Operation& operation);
@@ -91,7 +105,8 @@ class Scheduler {
   // Wakes what is due by the clock.
   void fire_timers();
 
-  bool has_ready() const { return !ready_.empty(); }
+  bool has_ready() const { return !ready_.empty() || !ended_.empty(); }
+  bool has_deferred() const { return !deferred_.empty(); }
   // Operations started and not finished, background ones aside.
   uint64_t live_count() const { return live_count_; }
   // One line for each operation that is not done, background ones too: what it is and waits for.
@@ -119,9 +134,10 @@ class Scheduler {
   void link(Operation& operation);
   void unlink(Operation& operation);
   void make_ready(Operation& operation, bool first = false);
-  Operation* take_ready();
+  Operation* take_from(std::deque<Operation*>& queue);
   void settle(Operation& operation, const Attempt<void>& attempt, Handout& handout);
   void settle_done(Operation& operation, Result<void> outcome, Handout& handout);
+  void end(Operation& operation, Result<void> outcome);
   void settle_restart(Operation& operation, const Restart& restart, Handout& handout);
   static void prepare_wait(Operation& operation, Waitable& waitable);
   void settle_wait(Operation& operation, Waitable& waitable);
@@ -132,6 +148,9 @@ class Scheduler {
   const Clock& clock_;
   const SchedulerOptions options_;
   std::deque<Operation*> ready_;
+  std::deque<Operation*> deferred_;
+  bool deferred_served_ = false;
+  std::vector<std::unique_ptr<Operation>> ended_;  // by end_now()
   // Owned here from start() until handed out as finished.
   Operation* first_live_ = nullptr;
   Operation* last_live_ = nullptr;

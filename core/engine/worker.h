@@ -14,7 +14,9 @@ class Worker {
  public:
   static constexpr int kRoundsMax = 16;
 
-  Worker(Monitor& monitor, Scheduler& scheduler) : monitor_(monitor), scheduler_(scheduler) {}
+  Worker(Monitor& monitor, Scheduler& scheduler,
+         Scheduler::Serves serves = Scheduler::Serves::ready)
+      : monitor_(monitor), scheduler_(scheduler), serves_(serves) {}
 
   // `inside` runs once at the first entry: complete I/O, start operations.
   template <class Inside>
@@ -24,13 +26,13 @@ class Worker {
     {
       MonitorHold hold(monitor_);
       inside();
-      more = scheduler_.run(handout);
+      more = run(handout);
     }
     while (more || !handout.empty()) {
       do_outside(handout);
       MonitorHold hold(monitor_);
       take_back(handout);
-      more = scheduler_.run(handout);
+      more = run(handout);
     }
   }
 
@@ -44,7 +46,7 @@ class Worker {
     {
       MonitorHold hold(monitor_);
       inside();
-      more = scheduler_.run(handout);
+      more = run(handout);
       leaving(more);
     }
     for (int round = 1; more || !handout.empty(); ++round) {
@@ -53,7 +55,7 @@ class Worker {
       const bool is_last = round >= kRoundsMax;
       MonitorHold hold(monitor_);
       take_back(handout);
-      more = is_last ? scheduler_.has_ready() : scheduler_.run(handout);
+      more = is_last ? has_work() : run(handout);
       leaving(more);
       if (is_last) break;
     }
@@ -63,9 +65,17 @@ class Worker {
  private:
   void do_outside(Scheduler::Handout& handout);
   void take_back(Scheduler::Handout& handout);
+  bool run(Scheduler::Handout& handout) {
+    return scheduler_.run(handout, kAttemptsPerRun, serves_);
+  }
+  bool has_work() const {
+    return scheduler_.has_ready() ||
+           (serves_ == Scheduler::Serves::deferred_too && scheduler_.has_deferred());
+  }
 
   Monitor& monitor_;
   Scheduler& scheduler_;
+  const Scheduler::Serves serves_;
 };
 
 }  // namespace fusefs

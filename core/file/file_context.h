@@ -7,6 +7,7 @@
 #include "core/file/read_streams.h"
 #include "core/inode/extent_map.h"
 #include "core/inode/namespace.h"
+#include "core/io/completion.h"
 #include "core/io/health.h"
 #include "core/io/write_cache.h"
 #include "core/memory/mapping.h"
@@ -61,6 +62,31 @@ enum class FaultPolicy : uint8_t {
   hold,     // keeps it: to measure what that costs the others
 };
 
+// Direct I/O: past every cache (write.h, read.h).
+struct DirectStats {
+  uint64_t read_count = 0;
+  uint64_t read_bytes = 0;
+  uint64_t write_count = 0;
+  uint64_t write_bytes = 0;
+  uint64_t unaligned_count = 0;   // writes that begin or end within a block
+  uint64_t edge_read_count = 0;   // blocks read because they were written in part
+  uint64_t edge_joined_count = 0; // blocks written once for two writes that share them
+  uint64_t bounce_bytes = 0;      // copied: the device cannot take the caller's memory
+  uint64_t folio_drop_count = 0;
+  uint32_t in_flight = 0;  // writes at the device
+  uint32_t in_flight_max = 0;
+  // Buffers that are a mapping of the core's (mapped_io.h).
+  uint64_t self_refused_count = 0;
+  uint64_t self_retry_count = 0;
+  uint64_t self_buffered_bytes = 0;
+};
+
+// Direct I/O whose buffer cannot be got while the file is blocked, because it is the file.
+enum class SelfIoPolicy : uint8_t {
+  buffered,  // goes through pages instead
+  error,     // bad_address
+};
+
 struct ReadaheadStats {
   uint64_t sequential_count = 0;  // windows
   uint64_t strided_count = 0;
@@ -79,7 +105,10 @@ struct FileContext {
   InodeTable& inodes;
   Namespace& names;
   PageCache& cache;
+  Completions completions;
   FileStats stats = {};
+  DirectStats direct = {};
+  SelfIoPolicy self_io = SelfIoPolicy::buffered;
   FaultStats faults = {};
   FaultPolicy fault_policy = FaultPolicy::restart;
   // Writeback runs that failed since the last good one (writeback.h).

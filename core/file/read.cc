@@ -227,6 +227,10 @@ Attempt<void> plan_read(FileContext& context, Inode& inode, uint64_t pos, size_t
   ++context.stats.read_count;
   context.stats.read_bytes += stash.len;
   context.stats.read_cached_bytes += plan.cached_bytes;
+  if (stash.direct) {
+    ++context.direct.read_count;
+    context.direct.read_bytes += stash.len;
+  }
   return {};
 }
 

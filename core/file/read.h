@@ -27,6 +27,7 @@
 namespace fusefs {
 
 struct ReadStash {
+  bool direct = false;  // O_DIRECT: for statistics
   NodePins pins;
   TwoStateHold hold;     // FaultPolicy::hold only
   Ref<IoTicket> ticket;  // device reads into the buffer, under way

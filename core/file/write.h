@@ -36,7 +36,22 @@ struct WriteRequest {
   SyncLevel sync = SyncLevel::none;  // for write_through(): others leave it to fsync()
 };
 
+// An operation that a direct write may end at its completion, without another attempt
+// (core/io/completion.h). Lives as long as the stash.
+class WriteEnd {
+ public:
+  // Monitor held, no operation is current.
+  // Whether the kernel has pages, or attributes, that it must be told to drop.
+  virtual bool must_invalidate() = 0;
+  // The write is done: what is left is to answer.
+  virtual void ended(size_t written) = 0;
+
+ protected:
+  ~WriteEnd() = default;
+};
+
 struct WriteStash {
+  WriteEnd* end = nullptr;  // null: a direct write always returns to its caller
   NamespaceStash names;
   bool checked = false;  // that the write is allowed
   uint64_t pos = 0;      // where its first byte went, once known (append)

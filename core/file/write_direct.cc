@@ -9,6 +9,8 @@
 // Blocks written in part, and memory that the device cannot take, go through a buffer of our own:
 // the edges' old bytes are read first, the whole is filled outside the monitor.
 //
+// An overwrite ends with its device write, on the thread that reaps it (core/io/completion.h).
+//
 // The blocker state and the range are held until the end. While they are, nobody adds a folio of
 // the range, changes its extents or writes its blocks.
 #include <algorithm>
@@ -21,9 +23,24 @@
 namespace fusefs {
 namespace {
 
-struct Direct final : WriteStash::Work {
+struct Direct final : WriteStash::Work, IoCompletion {
+  Direct(FileContext& a_context, Inode& an_inode, const WriteRequest& request, WriteStash& a_stash)
+      : context(a_context), inode(an_inode), wanted(request.data.size()), stash(a_stash) {}
   ~Direct() override { leave(); }
   void leave();
+  void note_landed();
+  bool has_folios() const {
+    const FolioRef folio = inode.mapping.at_or_after(range().first);
+    return folio && folio->index < range().end;
+  }
+  FinishNeeds release(const Result<void>& result) override;
+  void finish() override;
+
+  // The operation's, which outlives its stash's work.
+  FileContext& context;
+  Inode& inode;
+  const uint64_t wanted;
+  WriteStash& stash;
 
   TwoStateHold hold;
   BusyRangeHold busy;
@@ -46,6 +63,8 @@ struct Direct final : WriteStash::Work {
   Ref<IoTicket> ticket;
   IoGuard guard;
   WriteStamp stamp = 0;
+  bool in_flight = false;  // counted
+  bool released = false;  // an overwrite that the device is done with: nothing is held any more
   // The buffer of our own; edges: the old content of the first and the last block.
   AlignedBuffer bounce;
   AlignedBuffer first_edge;
@@ -59,8 +78,21 @@ struct Direct final : WriteStash::Work {
 
 using Phase = Direct::Phase;
 
+// Counts what has been written; the last part counts the write.
+void count_part(FileContext& context, uint64_t len) {
+  context.stats.write_direct_bytes += len;
+  context.direct.write_bytes += len;
+}
+void count_write(FileContext& context) {
+  ++context.stats.write_direct_count;
+  ++context.direct.write_count;
+}
+
 // Lets go of everything, written or not.
 void Direct::leave() {
+  disarm();
+  note_landed();
+  released = false;
   placement.reset();
   writeback.reset();
   ticket.reset();
@@ -71,6 +103,47 @@ void Direct::leave() {
   busy.release();
   hold.release();
   phase = Phase::locking;
+}
+
+void Direct::note_landed() {
+  if (!std::exchange(in_flight, false)) return;
+  --context.direct.in_flight;
+}
+
+// A write that maps or converts blocks, or moves the end of the file, goes on to its commit with
+// what it holds: until then the range still reads as it was, and a page of it added now would stay
+// that way.
+FinishNeeds Direct::release(const Result<void>& result) {
+  FinishNeeds needs;
+  note_landed();
+  needs.error = !result.ok();
+  if (result.ok()) {
+    stamp = context.write_cache.note_write();
+    touch_contents(context, inode);
+    phase = Phase::committing;
+    needs.transaction = placement.needs_commit(inode, end());
+    if (!needs.transaction) {
+      CHECK(!has_folios());  // dropped under the blocker state, which is still held
+      inode.data_stamp = stamp;
+      released = true;
+    }
+  }
+  if (!needs.transaction) {
+    busy.release();
+    hold.release();
+    guard.release();
+  }
+  if (stash.done + len < wanted) needs.transaction = true;
+  needs.attempt = stash.end == nullptr;
+  needs.invalidation = stash.end != nullptr && stash.end->must_invalidate();
+  return needs;
+}
+
+void Direct::finish() {
+  stash.done += len;
+  count_part(context, len);
+  count_write(context);
+  stash.end->ended(stash.done);
 }
 
 Attempt<void> lock_range(Inode& inode, const WriteRequest& request, WriteStash& stash,
@@ -190,6 +263,11 @@ void submit(FileContext& context, Direct& direct) {
     writes.add(segment.start, direct.source + block_bytes(segment.range.first - first),
                static_cast<size_t>(block_bytes(segment.range.count())));
   }
+  writes.submit();
+  direct.arm(context.completions, direct.ticket);
+  direct.in_flight = true;
+  DirectStats& stats = context.direct;
+  stats.in_flight_max = std::max(stats.in_flight_max, ++stats.in_flight);
 }
 
 // One round: as much as was reserved for.
@@ -213,16 +291,10 @@ Attempt<void> write_round(FileContext& context, Inode& inode, const WriteRequest
     submit(context, direct);
     direct.phase = Phase::writing;
   }
-  if (direct.phase == Phase::writing) {
-    ATTEMPT_OK(direct.ticket->wait());
-    direct.stamp = context.write_cache.note_write();
-    touch_contents(context, inode);
-    direct.phase = Phase::committing;
-  }
-  if (direct.placement.needs_commit(inode, direct.end())) {
+  // What follows an error, or nothing that could be done at once: see release().
+  if (direct.phase == Phase::writing) ATTEMPT_OK(direct.ticket->wait());
+  if (!direct.released) {
     ATTEMPT_OK(direct.placement.commit(context, inode, direct.end(), direct.stamp, pins));
-  } else {
-    inode.data_stamp = direct.stamp;
   }
   return {};
 }
@@ -232,14 +304,14 @@ Attempt<void> write_round(FileContext& context, Inode& inode, const WriteRequest
 Attempt<size_t> write_direct(FileContext& context, Inode& inode, const WriteRequest& request,
                              WriteStash& stash) {
   ATTEMPT_OK(check_write(context, inode, request, stash));
-  if (!stash.work) stash.work = std::make_unique<Direct>();
+  if (!stash.work) stash.work = std::make_unique<Direct>(context, inode, request, stash);
   Direct& direct = static_cast<Direct&>(*stash.work);
   while (stash.done < request.data.size()) {
     const Attempt<void> round = write_round(context, inode, request, stash, direct);
     if (round.must_restart()) return round.restart();
     if (round.ok()) {
       stash.done += direct.len;
-      context.stats.write_direct_bytes += direct.len;
+      count_part(context, direct.len);
     }
     direct.leave();
     note_progress();
@@ -247,7 +319,7 @@ Attempt<size_t> write_direct(FileContext& context, Inode& inode, const WriteRequ
     if (stash.done == 0) return round.error();
     break;
   }
-  ++context.stats.write_direct_count;
+  count_write(context);
   return stash.done;
 }
 

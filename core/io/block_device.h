@@ -19,6 +19,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/base/error.h"
@@ -43,6 +44,15 @@ struct DeviceGeometry {
 enum class IoKind : uint8_t { read, write, flush, discard, write_zeroes };
 inline constexpr int kIoKindCount = static_cast<int>(IoKind::write_zeroes) + 1;
 
+// Told when a ticket has completed, before those who wait for it are woken (completion.h).
+class TicketListener {
+ public:
+  virtual void ticket_completed(const Result<void>& result) = 0;
+
+ protected:
+  ~TicketListener() = default;
+};
+
 // Completion of one or more requests. Kept alive by whoever waits and by the device.
 class IoTicket : public RefCounted {
  public:
@@ -57,18 +67,25 @@ class IoTicket : public RefCounted {
     return result_.ok() ? Attempt<void>() : Attempt<void>(result_.error());
   }
   Waitable& completion() { return completion_; }
+  const Waitable& completion() const { return completion_; }
+  // One at most; null: none any more.
+  void listen(TicketListener* listener) { listener_ = listener; }
 
   // For devices.
   void begin_one() { ++pending_; }
   void complete_one(Result<void> result) {
     CHECK(pending_ > 0);
     if (!result.ok() && result_.ok()) result_ = result;
-    if (--pending_ == 0) completion_.wake_all();
+    if (--pending_ != 0) return;
+    TicketListener* listener = std::exchange(listener_, nullptr);
+    if (listener != nullptr) listener->ticket_completed(result_);
+    completion_.wake_all();
   }
 
  private:
   uint32_t pending_ = 0;
   Result<void> result_;
+  TicketListener* listener_ = nullptr;
   Waitable completion_;
 };
 

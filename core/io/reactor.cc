@@ -51,7 +51,9 @@ class Reactor::Impl {
   Impl(ReactorGroup& group, Reactor& self, std::unique_ptr<DeviceRing> device_ring, OwnedFd wake_fd)
       : group_(group),
         self_(self),
-        worker_(group.monitor(), group.scheduler()),
+        completes_(self.role_ == Role::completer),
+        worker_(group.monitor(), group.scheduler(),
+                completes_ ? Scheduler::Serves::deferred_too : Scheduler::Serves::ready),
         device_ring_(std::move(device_ring)),
         wake_fd_(std::move(wake_fd)) {}
 
@@ -100,6 +102,7 @@ class Reactor::Impl {
   void serve();
   void enter();
   void leave(bool more);
+  void wake_completer();
   void rest();
   void arm(PollEvent& event, int fd, uint32_t mask);
   void arm_source();
@@ -122,6 +125,7 @@ class Reactor::Impl {
 
   ReactorGroup& group_;
   Reactor& self_;
+  const bool completes_;
   Worker worker_;
   std::unique_ptr<DeviceRing> device_ring_;
   OwnedFd wake_fd_;
@@ -139,6 +143,7 @@ class Reactor::Impl {
   bool ready_left_ = false;
   uint64_t live_count_ = 0;
   std::optional<uint64_t> keep_until_ns_;
+  bool deferred_left_ = false;  // for the completer
   ReactorStats news_;  // not yet in the group's
 };
 
@@ -165,7 +170,16 @@ void Reactor::Impl::receive() {
 
 void Reactor::Impl::serve() {
   ready_left_ = worker_.run_rounds([this] { enter(); }, [this](bool more) { leave(more); },
-                                   [this] { device_ring_->flush(); });
+                                   [this] {
+                                     wake_completer();
+                                     device_ring_->flush();
+                                   });
+  wake_completer();
+}
+
+// The wake-up is a system call: not inside the monitor.
+void Reactor::Impl::wake_completer() {
+  if (std::exchange(deferred_left_, false)) group_.wake_completer();
 }
 
 void Reactor::Impl::enter() {
@@ -187,6 +201,7 @@ void Reactor::Impl::leave(bool more) {
   release_timer();
   keep_until_ns_.reset();
   live_count_ = group_.scheduler().live_count();
+  deferred_left_ = !completes_ && group_.scheduler().has_deferred();
   if (more) return;
   const std::optional<uint64_t> deadline_ns = group_.scheduler().next_deadline_ns();
   if (!deadline_ns || *deadline_ns >= group_.timer_kept_ns_) return;
@@ -263,13 +278,13 @@ void Reactor::Impl::disarm_source() {
   source_event_.fired = false;
 }
 
-Reactor::Reactor() = default;
+Reactor::Reactor(Role role) : role_(role) {}
 
-Result<std::unique_ptr<Reactor>> Reactor::create(ReactorGroup& group) {
+Result<std::unique_ptr<Reactor>> Reactor::create(ReactorGroup& group, Role role) {
   TRY(std::unique_ptr<DeviceRing> device_ring, group.device().attach());
   OwnedFd wake_fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!wake_fd) return error_from_errno(errno);
-  std::unique_ptr<Reactor> reactor(new Reactor());
+  std::unique_ptr<Reactor> reactor(new Reactor(role));
   reactor->impl_ =
       std::make_unique<Impl>(group, *reactor, std::move(device_ring), std::move(wake_fd));
   reactor->group_ = &group;
@@ -301,13 +316,28 @@ void Reactor::wake() { impl_->wake(); }
 ReactorGroup::~ReactorGroup() { CHECK_MSG(members_.empty(), "a reactor outlives its group"); }
 
 void ReactorGroup::join(Reactor& reactor) {
+  if (reactor.role_ == Reactor::Role::completer) {
+    const MonitorHold hold(monitor_);
+    scheduler_.set_serves_deferred(true);
+  }
   const std::lock_guard lock(members_mutex_);
   members_.push_back(&reactor);
+  if (reactor.role_ == Reactor::Role::completer) completer_ = &reactor;
 }
 
 void ReactorGroup::leave(Reactor& reactor) {
+  if (reactor.role_ == Reactor::Role::completer) {
+    const MonitorHold hold(monitor_);
+    scheduler_.set_serves_deferred(false);
+  }
   const std::lock_guard lock(members_mutex_);
   std::erase(members_, &reactor);
+  if (completer_ == &reactor) completer_ = nullptr;
+}
+
+void ReactorGroup::wake_completer() {
+  const std::lock_guard lock(members_mutex_);
+  if (completer_ != nullptr) completer_->wake();
 }
 
 void ReactorGroup::stop() {

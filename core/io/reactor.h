@@ -15,6 +15,9 @@
 // itself. A thread that goes to sleep covers the earliest timer, unless another sleeper does
 // already, so that one thread wakes for a timer and none is missed.
 //
+// One reactor may be the group's completer: it receives nothing, and what completions defer to a
+// thread of its own (completion.h) is attempted by it. Who reaps such a completion wakes it.
+//
 // Invariants:
 //   (1) A thread with queued I/O, reaped completions or ready operations does not sleep.
 //   (2) run() returns with no I/O of this thread in flight and nothing ready.
@@ -97,15 +100,19 @@ class ReactorGroup {
   void join(Reactor& reactor);
   void leave(Reactor& reactor);
   void wake_all();
+  void wake_completer();
   std::mutex members_mutex_;  // innermost lock: taken with and without the monitor
   std::vector<Reactor*> members_;
+  Reactor* completer_ = nullptr;
 };
 
 class Reactor {
  public:
+  enum class Role : uint8_t { serving, completer };  // at most one completer in a group
+
   // Makes the thread's ring. Created, run and destroyed by one thread.
   //   Errors  not_supported, no_memory
-  static Result<std::unique_ptr<Reactor>> create(ReactorGroup& group);
+  static Result<std::unique_ptr<Reactor>> create(ReactorGroup& group, Role role = Role::serving);
   ~Reactor();
 
   // Serves until the source is closed, or the group stops, and all operations but background ones
@@ -121,7 +128,8 @@ class Reactor {
  private:
   friend class ReactorGroup;
   class Impl;
-  Reactor();
+  explicit Reactor(Role role);
+  const Role role_;
   ReactorGroup* group_ = nullptr;  // once it has joined
   std::unique_ptr<Impl> impl_;
 };

@@ -113,6 +113,36 @@ constexpr StatEntry kFaults[] = {
     {"faults.latency_restarted_ns", histogram, counter, "of those that did, waits included"},
 };
 
+constexpr StatEntry kDirect[] = {
+    {"direct.read_count", integer, counter, "O_DIRECT reads: past the kernel's cache"},
+    {"direct.read_bytes", integer, counter, "read by them"},
+    {"direct.write_count", integer, counter,
+     "O_DIRECT writes, those of whole blocks with O_DSYNC too"},
+    {"direct.write_bytes", integer, counter, "written by them"},
+    {"direct.unaligned_count", integer, counter, "writes that begin or end within a block"},
+    {"direct.edge_read_count", integer, counter, "blocks read because they were written in part"},
+    {"direct.edge_joined_count", integer, counter,
+     "blocks written once for two writes that share them"},
+    {"direct.bounce_bytes", integer, counter,
+     "copied for the device: memory not aligned as it needs it"},
+    {"direct.folio_drop_count", integer, counter, "cached pages dropped for writes"},
+    {"direct.in_flight", integer, gauge, "writes at the device"},
+    {"direct.in_flight_max", integer, counter, "the most of them at a time"},
+    {"direct.self_refused_count", integer, counter,
+     "faults refused: the buffer is a file blocked by the write"},
+    {"direct.self_retry_count", integer, counter, "writes begun again for that"},
+    {"direct.self_buffered_bytes", integer, counter, "that went through pages in the end"},
+};
+
+constexpr StatEntry kCompletion[] = {
+    {"completion.issuer_count", integer, counter,
+     "operations that ended with their device write, where it was reaped"},
+    {"completion.deferred_count.*", integer, counter, "those that did not, for this reason"},
+    {"completion.issuer_latency_ns", histogram, counter,
+     "of the former, from submission to answer"},
+    {"completion.deferred_latency_ns", histogram, counter, "of the latter"},
+};
+
 constexpr StatEntry kReflink[] = {
     {"reflink.clone_count", integer, counter, "ranges cloned"},
     {"reflink.clone_bytes", integer, counter, "of files, shared by them or taken as holes"},
@@ -256,8 +286,9 @@ constexpr auto joined(const StatEntry (&... parts)[N]) {
   return all;
 }
 
-constexpr auto kSchema = joined(kKernel, kVolume, kFile, kWritethrough, kFaults, kReflink,
-                                kReadahead, kMemory, kTree, kDevice, kJournal, kFuse, kEngine);
+constexpr auto kSchema =
+    joined(kKernel, kVolume, kFile, kWritethrough, kDirect, kCompletion, kFaults, kReflink,
+           kReadahead, kMemory, kTree, kDevice, kJournal, kFuse, kEngine);
 
 constexpr std::string_view kTypeNames[] = {"integer", "boolean", "text", "histogram"};
 constexpr std::string_view kKindNames[] = {"fact", "gauge", "counter"};

@@ -172,6 +172,38 @@ Json faults_section(const FaultStats& faults) {
   return json;
 }
 
+Json direct_section(const DirectStats& direct) {
+  Json json;
+  json["read_count"] = direct.read_count;
+  json["read_bytes"] = direct.read_bytes;
+  json["write_count"] = direct.write_count;
+  json["write_bytes"] = direct.write_bytes;
+  json["unaligned_count"] = direct.unaligned_count;
+  json["edge_read_count"] = direct.edge_read_count;
+  json["edge_joined_count"] = direct.edge_joined_count;
+  json["bounce_bytes"] = direct.bounce_bytes;
+  json["folio_drop_count"] = direct.folio_drop_count;
+  json["in_flight"] = direct.in_flight;
+  json["in_flight_max"] = direct.in_flight_max;
+  json["self_refused_count"] = direct.self_refused_count;
+  json["self_retry_count"] = direct.self_retry_count;
+  json["self_buffered_bytes"] = direct.self_buffered_bytes;
+  return json;
+}
+
+Json completion_section(const CompletionStats& completion) {
+  Json json;
+  json["issuer_count"] = completion.issuer_count;
+  for (int i = 0; i < kDeferReasonCount; ++i) {
+    const auto reason = static_cast<DeferReason>(i);
+    json["deferred_count"][std::string(defer_reason_name(reason))] =
+        completion.deferred_count[static_cast<size_t>(i)];
+  }
+  json["issuer_latency_ns"] = json_histogram(completion.issuer_latency_ns);
+  json["deferred_latency_ns"] = json_histogram(completion.deferred_latency_ns);
+  return json;
+}
+
 Json readahead_section(const ReadaheadStats& readahead, const PageCacheStats* cache) {
   Json json;
   json["sequential_count"] = readahead.sequential_count;
@@ -337,6 +369,8 @@ Json collect_stats(const StatsInput& input) {
     data["writethrough"] = writethrough_section(*input.file, input.journal);
   }
   if (input.faults != nullptr) data["faults"] = faults_section(*input.faults);
+  if (input.direct != nullptr) data["direct"] = direct_section(*input.direct);
+  if (input.completion != nullptr) data["completion"] = completion_section(*input.completion);
   if (input.file != nullptr) data["reflink"] = reflink_section(*input.file, input);
   if (input.readahead != nullptr) {
     data["readahead"] = readahead_section(*input.readahead, input.page_cache);

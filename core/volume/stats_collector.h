@@ -49,6 +49,8 @@ struct StatsInput {
 
   const FileStats* file = nullptr;
   const FaultStats* faults = nullptr;
+  const DirectStats* direct = nullptr;
+  const CompletionStats* completion = nullptr;
   const ReadaheadStats* readahead = nullptr;
   const PageCacheStats* page_cache = nullptr;
   const SharedPageStats* shared_pages = nullptr;

@@ -120,7 +120,9 @@ void Volume::Impl::build_parts(const Superblock& superblock, int slot) {
                                *space_,
                                *inodes_,
                                *names_,
-                               *cache_});
+                               *cache_,
+                               Completions(scheduler_, options_.completion)});
+  files_->self_io = options_.self_io;
   files_->fault_policy = options_.fault_policy;
   files_->readahead_bytes_max = options_.readahead_bytes;
 }

@@ -26,6 +26,8 @@ struct VolumeOptions {
   bool lazytime = false;
   AtimePolicy atime = AtimePolicy::relatime;
   FaultPolicy fault_policy = FaultPolicy::restart;
+  CompletionPolicy completion = CompletionPolicy::issuer;
+  SelfIoPolicy self_io = SelfIoPolicy::buffered;
   uint64_t cache_bytes = 256ull << 20;
   uint64_t readahead_bytes = kReadaheadBytesMax;
   uint64_t cached_nodes_max = 4096;

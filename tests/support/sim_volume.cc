@@ -33,7 +33,8 @@ SimWorldOptions world_options(const TestSeed& seed, const SimVolumeOptions& opti
 
 }  // namespace
 
-SimVolume::SimVolume(const TestSeed& seed, const SimVolumeOptions& options) : options_(options) {
+SimVolume::SimVolume(const TestSeed& seed, const SimVolumeOptions& options)
+    : seed_(seed), options_(options) {
   world_ =
       std::make_unique<SimWorld>(seed.seed, world_options(seed, options),
                                  options.canary ? canary_image(options.size_bytes) : SimImage());
@@ -46,7 +47,7 @@ SimVolume::SimVolume(const TestSeed& seed, const SimVolumeOptions& options) : op
 }
 
 SimVolume::SimVolume(const TestSeed& seed, const SimVolumeOptions& options, SimImage image)
-    : options_(options) {
+    : seed_(seed), options_(options) {
   world_ = std::make_unique<SimWorld>(seed.seed, world_options(seed, options), std::move(image));
   mount();
 }
@@ -62,6 +63,10 @@ void SimVolume::mount() {
   options.lazytime = options_.lazytime;
   options.discard = options_.discard;
   options.fault_policy = options_.fault_policy;
+  const bool deferred = seed_.seed % 3 == 0;
+  options.completion = options_.completion.value_or(deferred ? CompletionPolicy::deferred
+                                                             : CompletionPolicy::issuer);
+  options.self_io = options_.self_io;
   volume_ = std::make_unique<Volume>(world_->scheduler(), world_->device(), world_->clock(),
                                      options, [](const std::string&) {});
   const Result<void> mounted = world_->run([this] { return volume_->mount(); });
@@ -96,8 +101,12 @@ Attempt<size_t> SimVolume::write_attempt(FileContext& files, Inode& inode, Write
 }
 
 Result<size_t> SimVolume::write(Inode& inode, uint64_t pos, ConstBytes data, How how, bool append) {
-  WriteCall call{files(), InodeRef(&inode), {pos, data, append, false}, how, {}};
-  return world_->run([&] { return call.attempt(); });
+  std::optional<Result<size_t>> outcome;
+  world_->start(std::make_unique<WriteCall>(
+      files(), inode, WriteRequest{pos, data, append, false}, how,
+      [&outcome](Result<size_t> written) { outcome.emplace(written); }));
+  if (!world_->run_until([&outcome] { return outcome.has_value(); })) return Error::device_gone;
+  return *outcome;
 }
 
 Result<std::vector<std::byte>> SimVolume::read(Inode& inode, uint64_t pos, size_t len) {

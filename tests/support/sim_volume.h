@@ -4,6 +4,7 @@
 // written shows.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string_view>
@@ -25,6 +26,8 @@ struct SimVolumeOptions {
   bool lazytime = false;
   bool discard = false;
   FaultPolicy fault_policy = FaultPolicy::restart;
+  std::optional<CompletionPolicy> completion = {};  // by default the seed draws
+  SelfIoPolicy self_io = SelfIoPolicy::buffered;
   bool canary = true;  // false: zeroes before the format; for volumes too large to fill
   std::optional<uint64_t> cut_after_writes = {};  // SimDeviceOptions
   bool has_volatile_cache = true;
@@ -73,30 +76,54 @@ class SimVolume {
   void spawn_write(Inode& inode, uint64_t pos, ConstBytes data, How how, OnDone on_done);
 
  private:
-  struct WriteCall;
+  class WriteCall;
   void mount();
 
+  const TestSeed seed_;
   const SimVolumeOptions options_;
   std::unique_ptr<SimWorld> world_;
   std::unique_ptr<Volume> volume_;
 };
 
-// One write with its stash. The data is shared with the caller until it is done.
-struct SimVolume::WriteCall {
-  FileContext& files;
-  InodeRef inode;
-  WriteRequest request;
-  How how;
-  WriteStash stash;
+// One write with its stash; a direct write may end at its completion. The data is the caller's
+// until it is done.
+class SimVolume::WriteCall final : public Operation, private WriteEnd {
+ public:
+  using OnDone = std::function<void(Result<size_t>)>;
+  WriteCall(FileContext& files, Inode& inode, const WriteRequest& request, How how, OnDone on_done)
+      : files_(files), inode_(&inode), request_(request), how_(how), on_done_(std::move(on_done)) {
+    request_.kernel_writeback = how == How::mapped;
+    stash_.end = this;
+  }
 
-  Attempt<size_t> attempt() { return write_attempt(files, *inode, request, how, stash); }
+  const char* name() const override { return "test write"; }
+  Attempt<void> attempt() override {
+    Attempt<size_t> written = write_attempt(files_, *inode_, request_, how_, stash_);
+    if (!written.ok()) return Unfinished(written);
+    written_ = written.value();
+    return {};
+  }
+  void finish(Result<void> outcome) override {
+    if (on_done_) on_done_(outcome.ok() ? Result<size_t>(written_) : outcome.error());
+  }
+
+ private:
+  bool must_invalidate() override { return false; }
+  void ended(size_t written) override { written_ = written; }
+
+  FileContext& files_;
+  const InodeRef inode_;
+  WriteRequest request_;
+  const How how_;
+  const OnDone on_done_;
+  WriteStash stash_;
+  size_t written_ = 0;
 };
 
 template <class OnDone>
 void SimVolume::spawn_write(Inode& inode, uint64_t pos, ConstBytes data, How how, OnDone on_done) {
-  std::shared_ptr<WriteCall> call(
-      new WriteCall{files(), InodeRef(&inode), {pos, data, false, false}, how, {}});
-  world_->spawn([call = std::move(call)] { return call->attempt(); }, std::move(on_done));
+  world_->start(std::make_unique<WriteCall>(files(), inode, WriteRequest{pos, data, false, false},
+                                            how, std::move(on_done)));
 }
 
 }  // namespace fusefs

@@ -60,7 +60,9 @@ SimWorld::SimWorld(uint64_t seed, const SimWorldOptions& options, SimImage image
       scheduler_(clock_, {.choice = options.in_order ? nullptr : &choice_,
                           .forced = &forced_,
                           .forced_restart_probability = options.forced_restart_probability,
-                          .restarts_max = options.restarts_max}) {}
+                          .restarts_max = options.restarts_max}) {
+  scheduler_.set_serves_deferred(true);
+}
 
 SimWorld::~SimWorld() { abandon(); }
 
@@ -116,8 +118,13 @@ bool SimWorld::step(uint64_t limit_ns) {
     MonitorHold hold(monitor_);
     device_->deliver_due();
     scheduler_.fire_timers();
-    could = scheduler_.has_ready() || !pending_.empty();
-    scheduler_.run(pending_, static_cast<int>(steps_.between(1, kAttemptsPerTurnMax)));
+    const bool has_deferred = scheduler_.has_deferred() && !deferred_held_;
+    could = scheduler_.has_ready() || has_deferred || !pending_.empty();
+    // The thread of deferred completions, if there is work for it, comes by now or later.
+    const bool deferred_too = has_deferred && !steps_.chance(kPutOff);
+    scheduler_.run(
+        pending_, static_cast<int>(steps_.between(1, kAttemptsPerTurnMax)),
+        deferred_too ? Scheduler::Serves::deferred_too : Scheduler::Serves::ready);
   }
   if (dead()) return could;  // who would hear of it?
   if (!pending_.empty() && !scheduler_.has_ready() && steps_.chance(kSlowOutside)) {
@@ -148,7 +155,8 @@ void SimWorld::tell_outcomes() {
 }
 
 bool SimWorld::idle() const {
-  return scheduler_.live_count() == 0 && !scheduler_.has_ready() && pending_.empty() &&
+  return scheduler_.live_count() == 0 && !scheduler_.has_ready() && !scheduler_.has_deferred() &&
+         pending_.empty() &&
          device_->in_flight_count() == 0;
 }
 

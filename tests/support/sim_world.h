@@ -137,6 +137,10 @@ class SimWorld {
   // Until `done` is true; it is asked between attempts, without the monitor.
   bool run_until(const std::function<bool()>& done);
 
+  // Nobody serves what completions defer until this is taken back: as if the thread that should were
+  // the one that waits for something else.
+  void hold_deferred(bool held) { deferred_held_ = held; }
+
   // Cuts the power, abandons what is under way, and draws what the device holds.
   SimImage power_cut();
   // Destroys every operation, as if the process had been killed. The device lives on; what is in
@@ -170,6 +174,7 @@ class SimWorld {
   // Handed out by the scheduler and not yet done.
   Scheduler::Handout pending_;
   bool driving_ = false;
+  bool deferred_held_ = false;
   uint64_t progress_count_ = 0;  // operations finished when progress was last seen
   uint64_t progress_ns_ = 0;
   uint64_t attempts_at_advance_ = 0;

@@ -49,7 +49,7 @@ TEST_CASE("mount options of the volume and the daemon are parsed with their unit
       "allow_other,"
       "fsname=/dev/x "
       "y,direct=off,no_init_patch,uring=off,errors=remount-ro,writeback=kernel,dirsync,fault=hold,"
-      "sync_writes=dirty,volatile_cache=7");
+      "sync_writes=dirty,volatile_cache=7,completion=deferred,selfio=error");
   REQUIRE(parsed.result.ok());
   const MountOptions& options = parsed.options;
   CHECK(options.cache_bytes == 64ull << 20);
@@ -74,6 +74,8 @@ TEST_CASE("mount options of the volume and the daemon are parsed with their unit
   CHECK(options.kernel_writeback);
   CHECK(options.sync_writes == SyncWrites::dirty);
   CHECK_FALSE(parse("writeback=kernel,writeback=core").options.kernel_writeback);
+  CHECK(options.completion == CompletionPolicy::deferred);
+  CHECK(options.self_io == SelfIoPolicy::error);
 }
 
 TEST_CASE("a mount option that is wrong or not offered is refused with a line that names it") {
@@ -86,7 +88,7 @@ TEST_CASE("a mount option that is wrong or not offered is refused with a line th
                            "writeback=x",      "ro=1",          "remount",
                            "direct=2",         "allow_root",    "fault=wait",
                            "volatile_cache=x", "readahead=65M", "readahead=",
-                           "readahead=x"}) {
+                           "readahead=x",      "completion=x",  "selfio=no"}) {
     const Parsed parsed = parse(std::string("noatime,") + list + ",rw");
     INFO(list);
     REQUIRE_FALSE(parsed.result.ok());

@@ -39,12 +39,14 @@ void format(const TempImage& image) {
 // A kernel at one end of a socket pair; the daemon at the other.
 class SocketKernel {
  public:
-  explicit SocketKernel(const TempImage& image, uint32_t threads = 2) {
+  explicit SocketKernel(const TempImage& image, uint32_t threads = 2,
+                        CompletionPolicy completion = CompletionPolicy::issuer) {
     std::array<int, 2> ends{};
     REQUIRE(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends.data()) == 0);
     fd_ = ends[0];
     MountOptions options;
     options.threads = threads;
+    options.completion = completion;
     options.cache_bytes = 8 << 20;
     mounted_ = std::make_unique<MountedVolume>(options, [](const std::string&) {});
     std::string message;
@@ -222,6 +224,60 @@ TEST_CASE("a direct write drops the kernel's pages before it is answered, if it 
   uint64_t second = 0;
   CHECK(kernel.take(&second).error == 0);
   CHECK(second == unique);
+}
+
+TEST_CASE("direct overwrites are all answered, by who reaps them or by the thread for completions") {
+  for (const CompletionPolicy policy : {CompletionPolicy::issuer, CompletionPolicy::deferred}) {
+    const TempImage image(128 << 20);
+    format(image);
+    SocketKernel kernel(image, 2, policy);
+    fuse_create_in in{};
+    in.flags = 2;
+    in.mode = 0100644;
+    const FakeReply created = kernel.call(FUSE_CREATE, kRoot, Body(in).name("file"));
+    const uint64_t node = created.as<fuse_entry_out>().nodeid;
+    fuse_write_in write{};
+    write.fh = created.as<fuse_open_out>(sizeof(fuse_entry_out)).fh;
+    write.size = 4096;
+    write.flags = 2 | O_DIRECT;
+    write.write_flags = FUSE_WRITE_LOCKOWNER;
+    constexpr uint64_t kBlocks = 64;
+    const auto post = [&](uint64_t block, int value) {
+      write.offset = block * 4096;
+      return kernel.post(FUSE_WRITE, node,
+                         Body(write).data(Message(4096, static_cast<std::byte>(value))));
+    };
+    for (int turn = 1; turn <= 3; ++turn) {
+      std::map<uint64_t, bool> waiting;
+      for (uint64_t i = 0; i < kBlocks; ++i) waiting[post(i, turn)] = true;
+      for (uint64_t i = 0; i < kBlocks; ++i) {
+        uint64_t unique = 0;
+        const FakeReply reply = kernel.take(&unique);
+        REQUIRE(reply.error == 0);
+        CHECK(reply.as<fuse_write_out>().size == 4096);
+        CHECK(waiting.erase(unique) == 1);
+      }
+    }
+    {
+      Server& server = kernel.mounted().server();
+      const MonitorHold hold(server.monitor());
+      const CompletionStats& stats = server.volume().files().completions.stats();
+      const bool defers = policy == CompletionPolicy::deferred;
+      const auto by_policy = stats.deferred_count[static_cast<size_t>(DeferReason::policy)];
+      CHECK(stats.issuer_count == (defers ? 0 : 2 * kBlocks));
+      CHECK(by_policy == (defers ? 2 * kBlocks : 0));
+    }
+    fuse_read_in read{};
+    read.fh = write.fh;
+    read.offset = (kBlocks - 1) * 4096;
+    read.size = 4096;
+    const FakeReply got = kernel.call(FUSE_READ, node, Body(read));
+    CHECK(got.body == Message(4096, std::byte{3}));
+    kernel.hang_up();
+    CHECK(wait_finished(kernel.mounted()));
+    std::string message;
+    CHECK(kernel.mounted().close(&message).ok());
+  }
 }
 
 }  // namespace

@@ -22,6 +22,8 @@ struct Everything {
   RecoveryStats recovery;
   FileStats file;
   FaultStats faults;
+  DirectStats direct;
+  CompletionStats completion;
   ReadaheadStats readahead;
   PageCacheStats page_cache;
   SharedPageStats shared_pages;
@@ -47,6 +49,8 @@ struct Everything {
     input.recovery = &recovery;
     input.file = &file;
     input.faults = &faults;
+    input.direct = &direct;
+    input.completion = &completion;
     input.readahead = &readahead;
     input.page_cache = &page_cache;
     input.shared_pages = &shared_pages;
@@ -79,8 +83,8 @@ void flatten(const Json& at, const std::string& path, std::map<std::string, std:
     leaves[path] = type_of(at);
     return;
   }
-  const bool wildcard =
-      path == "fuse" || path == "engine.restarts" || path == "faults.restart_by_reason";
+  const bool wildcard = path == "fuse" || path == "engine.restarts" ||
+                        path == "faults.restart_by_reason" || path == "completion.deferred_count";
   for (const auto& [key, value] : at.items()) {
     flatten(value, path.empty() ? key : path + "." + (wildcard ? "*" : key), leaves);
   }
