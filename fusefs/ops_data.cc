@@ -196,8 +196,7 @@ Attempt<void> write_once(FuseOperation& op, const fuse_write_in& in, const OpenF
     COMMIT_OK(write_from_cache(op, inode, kind, request, stash));
   } else {
     if (!stash.write) stash.write.emplace();
-    const bool ends_inline = kind.direct && !kind.leaves_pages && kind.sync == SyncLevel::none;
-    stash.write->end = ends_inline ? &stash : nullptr;
+    stash.write->end = kind.direct && !kind.leaves_pages ? &stash : nullptr;
     COMMIT(stash.len, write_bytes(op, inode, kind, request, *stash.write));
     if (kind.leaves_pages) {
       server.replaced_ranges().note_kernel_has(inode.ino, in.offset, stash.len);

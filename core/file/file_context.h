@@ -4,6 +4,7 @@
 #include <array>
 #include <memory>
 
+#include "core/file/edge_blocks.h"
 #include "core/file/read_streams.h"
 #include "core/inode/extent_map.h"
 #include "core/inode/namespace.h"
@@ -108,6 +109,7 @@ struct FileContext {
   Completions completions;
   FileStats stats = {};
   DirectStats direct = {};
+  EdgeBlocks edges = {};
   SelfIoPolicy self_io = SelfIoPolicy::buffered;
   FaultStats faults = {};
   FaultPolicy fault_policy = FaultPolicy::restart;

@@ -24,6 +24,28 @@ enum class SyncLevel : uint8_t {
   all,   // O_SYNC: times as well
 };
 
+// Where a direct write has its bytes if they are not just memory: pages of a mapping (mapped_io.h).
+// Monitor held for every call.
+class WriteSource {
+ public:
+  virtual uint64_t len() const = 0;
+  // With the target blocked, and its pages of the range gone: keeps the bytes from `at` on, at most
+  // `len`, in memory, as far as that needs no wait. Returns how many.
+  virtual uint64_t hold(uint64_t at, uint64_t len) = 0;
+  // A run of held bytes that begins with `at`.
+  virtual ConstBytes bytes(uint64_t at) const = 0;
+  // What is held does not change until let_go().
+  //   Restarts  folio_locked, writeback; with nothing kept from changing
+  virtual Attempt<void> lock() = 0;
+  virtual void let_go() = 0;
+  // Nothing could be held at `at`, and the write has let go of everything: does what is needed.
+  // False: the write ends there.
+  virtual Attempt<bool> fetch(uint64_t at) = 0;
+
+ protected:
+  ~WriteSource() = default;
+};
+
 struct WriteRequest {
   uint64_t pos = 0;
   ConstBytes data;         // valid and unchanged until the operation ends
@@ -33,7 +55,10 @@ struct WriteRequest {
   // Writeback of mapped pages by the kernel: data that somebody has stored already, so it may take
   // from the writeback reserve.
   bool kernel_writeback = false;
-  SyncLevel sync = SyncLevel::none;  // for write_through(): others leave it to fsync()
+  SyncLevel sync = SyncLevel::none;  // write_through() sees to it; others leave it to fsync()
+  WriteSource* source = nullptr;     // in place of `data`; write_direct() only
+
+  uint64_t len() const { return source != nullptr ? source->len() : data.size(); }
 };
 
 // An operation that a direct write may end at its completion, without another attempt

@@ -4,10 +4,15 @@
 //     blocker     folios of        |                                 |
 //     and range   the range go     +----------> placing <------------+
 //                                                  |
-//                          committing <-- writing <+
+//         committing <-- joining <-- writing <-----+
 //
-// Blocks written in part, and memory that the device cannot take, go through a buffer of our own:
-// the edges' old bytes are read first, the whole is filled outside the monitor.
+// Whole blocks go from the caller's memory to the device, unless that cannot take it: then through
+// a buffer of our own, filled outside the monitor. A block written in part at either end is read,
+// patched and written whole, from a buffer of one block. Until that goes to the device others who
+// write the rest of the block may join (edge_blocks.h) instead of doing the same after us.
+//
+// Writes that share no block wait for each other nowhere: not when they extend the file nor when
+// they fill holes. Size and blocks are theirs one by one, as each commits.
 //
 // An overwrite ends with its device write, on the thread that reaps it (core/io/completion.h).
 //
@@ -23,28 +28,49 @@
 namespace fusefs {
 namespace {
 
+constexpr BlockCount kOne{1};
+// Copies up to this size are done at once: leaving and entering the monitor costs more.
+constexpr uint64_t kInlineCopyBytes = 4 * kBlockBytes;
+
+// One end of a write, where it lies within a block.
+struct Edge {
+  AlignedBuffer bytes;    // of the whole block
+  Ref<EdgeBlock> own;     // that others may join
+  Ref<EdgeBlock> joined;  // another's, that has our bytes
+  void leave() {
+    if (own) own->end(false);
+    own.reset();
+    joined.reset();
+    bytes = AlignedBuffer();
+  }
+};
+
 struct Direct final : WriteStash::Work, IoCompletion {
   Direct(FileContext& a_context, Inode& an_inode, const WriteRequest& request, WriteStash& a_stash)
-      : context(a_context), inode(an_inode), wanted(request.data.size()), stash(a_stash) {}
+      : context(a_context),
+        inode(an_inode),
+        wanted(request.len()),
+        sync(request.sync),
+        source(request.source),
+        stash(a_stash) {}
   ~Direct() override { leave(); }
   void leave();
-  void note_landed();
-  bool has_folios() const {
-    const FolioRef folio = inode.mapping.at_or_after(range().first);
-    return folio && folio->index < range().end;
-  }
   FinishNeeds release(const Result<void>& result) override;
   void finish() override;
+  bool owes_flush() const;
 
   // The operation's, which outlives its stash's work.
   FileContext& context;
   Inode& inode;
   const uint64_t wanted;
+  const SyncLevel sync;  // that the caller sees to when this has returned
+  WriteSource* const source;
   WriteStash& stash;
 
   TwoStateHold hold;
   BusyRangeHold busy;
   enum class Phase : uint8_t {
+    fetching,  // nothing is held
     locking,
     clearing,
     planning,
@@ -52,28 +78,58 @@ struct Direct final : WriteStash::Work, IoCompletion {
     filling,
     placing,
     writing,
+    joining,
     committing
   } phase = Phase::locking;
   std::unique_ptr<WritebackStash> writeback;
-  // What is written now.
+  // What is written now, and the blocks of it that are not left to others.
   uint64_t pos = 0;
   uint64_t len = 0;
+  FileRange own{};
+  Edge first;
+  Edge last;
+  uint64_t file_size = 0;   // when it was planned
+  uint64_t joined_end = 0;  // of what others have added to our edges
+  AlignedBuffer bounce;     // of the whole blocks, if their memory does not do
   Placement placement;
-  const std::byte* source = nullptr;  // of the first block
   Ref<IoTicket> ticket;
   IoGuard guard;
   WriteStamp stamp = 0;
+  bool alone = false;      // joins nobody: that has failed, or cannot be
+  bool unaligned = false;  // counted as such
+  bool touched = false;    // the contents have been counted as changed
   bool in_flight = false;  // counted
-  bool released = false;  // an overwrite that the device is done with: nothing is held any more
-  // The buffer of our own; edges: the old content of the first and the last block.
-  AlignedBuffer bounce;
-  AlignedBuffer first_edge;
-  AlignedBuffer last_edge;
+  bool released = false;   // an overwrite that the device is done with: nothing is held any more
 
   uint64_t end() const { return pos + len; }
+  // What the file reaches at least when this is done.
+  uint64_t size_end() const { return std::max(end(), joined_end); }
   FileRange range() const { return {file_block_at(pos), file_block_end(end())}; }
-  bool first_partial() const { return pos % kBlockBytes != 0; }
-  bool last_partial() const { return end() % kBlockBytes != 0; }
+  uint64_t own_pos() const { return std::max(pos, file_pos(own.first)); }
+  uint64_t own_end() const { return std::min(end(), file_pos(own.end)); }
+  bool has_first_edge() const { return !own.empty() && own_pos() % kBlockBytes != 0; }
+  bool has_last_edge() const {
+    const bool is_first_too = own.count() == kOne && has_first_edge();
+    return !own.empty() && own_end() % kBlockBytes != 0 && !is_first_too;
+  }
+  FileBlock last_block() const { return own.end - kOne; }
+  // The blocks that are written whole.
+  FileRange middle() const {
+    return {own.first + (has_first_edge() ? kOne : BlockCount(0)),
+            own.end - (has_last_edge() ? kOne : BlockCount(0))};
+  }
+  bool has_joined() const { return first.joined || last.joined; }
+  bool has_folios() const {
+    const FolioRef folio = inode.mapping.at_or_after(range().first);
+    return folio && folio->index < range().end;
+  }
+  void end_edges() {
+    if (first.own) first.own->end(true);
+    if (last.own) last.own->end(true);
+  }
+  void note_landed() {
+    if (std::exchange(in_flight, false)) --context.direct.in_flight;
+  }
 };
 
 using Phase = Direct::Phase;
@@ -83,49 +139,49 @@ void count_part(FileContext& context, uint64_t len) {
   context.stats.write_direct_bytes += len;
   context.direct.write_bytes += len;
 }
-void count_write(FileContext& context) {
+void count_write(FileContext& context, const Direct& direct) {
   ++context.stats.write_direct_count;
   ++context.direct.write_count;
+  if (direct.unaligned) ++context.direct.unaligned_count;
 }
 
 // Lets go of everything, written or not.
 void Direct::leave() {
   disarm();
   note_landed();
-  released = false;
   placement.reset();
   writeback.reset();
   ticket.reset();
   guard.release();
   bounce = AlignedBuffer();
-  first_edge = AlignedBuffer();
-  last_edge = AlignedBuffer();
+  first.leave();
+  last.leave();
+  if (source != nullptr) source->let_go();
   busy.release();
   hold.release();
+  released = touched = false;
+  joined_end = 0;
   phase = Phase::locking;
-}
-
-void Direct::note_landed() {
-  if (!std::exchange(in_flight, false)) return;
-  --context.direct.in_flight;
 }
 
 // A write that maps or converts blocks, or moves the end of the file, goes on to its commit with
 // what it holds: until then the range still reads as it was, and a page of it added now would stay
-// that way.
+// that way. So does one whose last bytes are still on their way in a block of another.
 FinishNeeds Direct::release(const Result<void>& result) {
   FinishNeeds needs;
   note_landed();
+  if (source != nullptr) source->let_go();
   needs.error = !result.ok();
   if (result.ok()) {
     stamp = context.write_cache.note_write();
     touch_contents(context, inode);
-    phase = Phase::committing;
-    needs.transaction = placement.needs_commit(inode, end());
+    touched = true;
+    needs.transaction = has_joined() || placement.needs_commit(inode, size_end());
     if (!needs.transaction) {
       CHECK(!has_folios());  // dropped under the blocker state, which is still held
       inode.data_stamp = stamp;
       released = true;
+      end_edges();
     }
   }
   if (!needs.transaction) {
@@ -135,39 +191,142 @@ FinishNeeds Direct::release(const Result<void>& result) {
   }
   if (stash.done + len < wanted) needs.transaction = true;
   needs.attempt = stash.end == nullptr;
+  needs.flush = owes_flush();
   needs.invalidation = stash.end != nullptr && stash.end->must_invalidate();
   return needs;
+}
+
+// O_DSYNC asks for the blocks' mapping, too; O_SYNC for the times, which are in memory only.
+bool Direct::owes_flush() const {
+  if (sync == SyncLevel::none) return false;
+  return sync == SyncLevel::all || !context.write_cache.durable(stamp) ||
+         inode.data_seq > context.store.journal().durable_seq();
 }
 
 void Direct::finish() {
   stash.done += len;
   count_part(context, len);
-  count_write(context);
+  count_write(context, *this);
   stash.end->ended(stash.done);
+}
+
+// ---- Bytes ----
+
+// Those of the request that belong to file position `at` and what follows.
+ConstBytes data_at(const WriteRequest& request, const Direct& direct, uint64_t at) {
+  const uint64_t offset = direct.stash.done + (at - direct.pos);
+  return direct.source != nullptr ? direct.source->bytes(offset) : request.data.subspan(offset);
+}
+
+void copy_data(const WriteRequest& request, const Direct& direct, uint64_t at, Bytes to) {
+  while (!to.empty()) {
+    const ConstBytes run = data_at(request, direct, at);
+    const size_t part = std::min(run.size(), to.size());
+    std::memcpy(to.data(), run.data(), part);
+    to = to.subspan(part);
+    at += part;
+  }
+}
+
+// Whether the device can take the whole blocks from where they are.
+bool can_take_middle(const WriteRequest& request, const Direct& direct, uint64_t align) {
+  const FileRange middle = direct.middle();
+  for (uint64_t at = file_pos(middle.first); at < file_pos(middle.end);) {
+    const ConstBytes run = data_at(request, direct, at);
+    const size_t part = std::min<uint64_t>(run.size(), file_pos(middle.end) - at);
+    if (reinterpret_cast<uintptr_t>(run.data()) % align != 0) return false;
+    if (part % kBlockBytes != 0) return false;
+    at += part;
+  }
+  return true;
+}
+
+// The block as it will be on the device; nobody joins any more.
+void fill_edge(const WriteRequest& request, Direct& direct, FileBlock at, Edge& edge) {
+  const uint64_t block_pos = file_pos(at);
+  std::byte* block = edge.bytes.data();
+  // Beyond the end of the file are zeroes, whatever the device has.
+  const uint64_t valid = direct.file_size > block_pos ? direct.file_size - block_pos : 0;
+  if (valid < kBlockBytes) std::memset(block + valid, 0, kBlockBytes - valid);
+  const uint64_t from = std::max(direct.pos, block_pos);
+  const uint64_t to = std::min(direct.end(), block_pos + kBlockBytes);
+  copy_data(request, direct, from, Bytes(block + (from - block_pos), to - from));
+  direct.context.direct.edge_joined_count += edge.own->joined_count();
+  if (edge.own->joined_count() != 0) {
+    direct.joined_end = std::max(direct.joined_end, block_pos + edge.own->joined_end());
+  }
+  edge.own->close(block);
+}
+
+// Memory of block `at` and of those behind it that lie in a row.
+ConstBytes memory_of(const WriteRequest& request, const Direct& direct, FileBlock at) {
+  if (direct.has_first_edge() && at == direct.own.first) return direct.first.bytes.bytes();
+  if (direct.has_last_edge() && at == direct.last_block()) return direct.last.bytes.bytes();
+  const FileRange middle = direct.middle();
+  if (direct.bounce) {
+    return direct.bounce.bytes().subspan(block_bytes(at - middle.first));
+  }
+  const ConstBytes run = data_at(request, direct, file_pos(at));
+  return run.first(std::min<uint64_t>(run.size(), block_bytes(middle.end - at)));
+}
+
+// ---- Steps ----
+
+// The open block `at` of another write, if ours may leave its part of it to that.
+Ref<EdgeBlock> find_edge(const Direct& direct, FileBlock at) {
+  if (direct.alone || direct.source != nullptr) return {};
+  return direct.context.edges.find(direct.inode.ino, at);
+}
+
+// Gives our bytes of a block to another write.
+void join(const WriteRequest& request, Direct& direct, FileBlock at, Edge& edge) {
+  const uint64_t from = std::max(direct.pos, file_pos(at));
+  const uint64_t to = std::min(direct.end(), file_pos(at + kOne));
+  const ConstBytes bytes = data_at(request, direct, from).first(to - from);
+  edge.joined->add(static_cast<uint32_t>(from % kBlockBytes), bytes);
 }
 
 Attempt<void> lock_range(Inode& inode, const WriteRequest& request, WriteStash& stash,
                          Direct& direct) {
   ATTEMPT(TwoStateHold hold, inode.pages_lock.block());
   direct.pos = request.append ? inode.attr.size : request.pos + stash.done;
-  TRY(direct.len, clip_write(direct.pos, request.data.size() - stash.done));
-  const Attempt<void> taken = inode.busy_ranges.take(direct.range(), direct.busy);
-  if (!taken.ok()) return taken;
+  TRY(direct.len, clip_write(direct.pos, request.len() - stash.done));
+  direct.own = direct.range();
+  const FileBlock first = direct.own.first;
+  const FileBlock last = direct.last_block();
+  Ref<EdgeBlock> first_edge = direct.has_first_edge() ? find_edge(direct, first) : nullptr;
+  Ref<EdgeBlock> last_edge = direct.has_last_edge() ? find_edge(direct, last) : nullptr;
+  if (first_edge) direct.own.first += kOne;
+  if (last_edge) direct.own.end = last;
+  if (!direct.own.empty()) {
+    const Attempt<void> taken = inode.busy_ranges.take(direct.own, direct.busy);
+    if (!taken.ok()) return taken;
+  }
+  // Nothing restarts from here on.
+  direct.first.joined = std::move(first_edge);
+  direct.last.joined = std::move(last_edge);
+  if (direct.first.joined) join(request, direct, first, direct.first);
+  if (direct.last.joined) join(request, direct, last, direct.last);
   if (stash.done == 0) stash.pos = direct.pos;
+  direct.unaligned =
+      direct.unaligned || direct.pos % kBlockBytes != 0 || direct.end() % kBlockBytes != 0;
   direct.hold = std::move(hold);
-  direct.phase = Phase::clearing;
+  direct.phase = direct.own.empty() ? Phase::joining : Phase::clearing;
   return {};
 }
 
 // Writes and drops the folios of the range.
 Attempt<void> clear_folios(FileContext& context, Inode& inode, Direct& direct) {
-  const FileRange range = direct.range();
+  const FileRange range = direct.own;
   while (true) {
     if (direct.writeback) {  // first: the pages under writeback may be our own
       ATTEMPT_OK(write_back(context, inode, range, *direct.writeback));
       direct.writeback.reset();
     }
-    if (context.cache.drop_clean(inode.mapping, range)) break;
+    const size_t before = inode.mapping.size();
+    const bool cleared = context.cache.drop_clean(inode.mapping, range);
+    context.direct.folio_drop_count += before - inode.mapping.size();
+    if (cleared) break;
     if (FolioRef folio = inode.mapping.any_locked(range)) {
       return restart_after(folio->changed, RestartReason::folio_locked);
     }
@@ -186,30 +345,47 @@ BlockCount new_blocks(const std::vector<FilePiece>& pieces) {
   return count;
 }
 
-// Starts reading what block `at` holds now, for a write of a part of it.
-void read_edge(FileContext& context, const std::vector<FilePiece>& pieces, FileBlock at,
-               AlignedBuffer& edge, Direct& direct) {
-  edge = AlignedBuffer(kBlockBytes);
+// Less than was locked: up to `end`, or a whole block before it.
+void cut(Direct& direct, uint64_t end) {
+  const uint64_t block_pos = end - end % kBlockBytes;
+  if (block_pos > direct.pos) end = block_pos;
+  direct.len = end - direct.pos;
+  direct.own.end = file_block_end(end);
+  direct.last.joined.reset();  // it gets the bytes a second time
+}
+
+// Opens the block for others and starts reading what it holds now.
+void begin_edge(FileContext& context, const std::vector<FilePiece>& pieces, FileBlock at,
+                Edge& edge, Direct& direct) {
+  edge.own = context.edges.open(direct.inode.ino, at);
+  edge.bytes = AlignedBuffer(kBlockBytes);
+  if (file_pos(at) >= direct.file_size) return;
   for (const FilePiece& piece : pieces) {
     if (!piece.range.contains(at) || piece.state != ExtentState::written) continue;
     if (!direct.ticket) direct.ticket = make_ref<IoTicket>();
     const BlockNo block = piece.start + (at - piece.range.first);
-    context.device.submit(IoRequest::read(block_addr(block), edge.data(), kBlockBytes),
+    context.device.submit(IoRequest::read(block_addr(block), edge.bytes.data(), kBlockBytes),
                           direct.ticket);
+    ++context.direct.edge_read_count;
     direct.phase = Phase::reading;
   }
 }
 
-Attempt<void> plan(FileContext& context, Inode& inode, const WriteRequest& request,
-                   WriteStash& stash, Direct& direct) {
+Attempt<void> plan(FileContext& context, Inode& inode, WriteStash& stash, Direct& direct) {
+  if (direct.source != nullptr) {
+    const uint64_t held = direct.source->hold(stash.done, direct.len);
+    if (held == 0) {
+      direct.leave();
+      direct.phase = Phase::fetching;
+      return restart_now();
+    }
+    if (held < direct.len) cut(direct, direct.pos + held);
+  }
   std::vector<FilePiece> pieces;
-  ATTEMPT_OK(find_pieces(context, inode, direct.range(), stash.names.pins, pieces));
+  ATTEMPT_OK(find_pieces(context, inode, direct.own, stash.names.pins, pieces));
   Attempt<Reservation> reserved = context.space.reserve(new_blocks(pieces));
-  if (reserved.failed() && reserved.error() == Error::no_space &&
-      direct.range().count() > BlockCount(1)) {
-    const FileRange half =
-        file_range(direct.range().first, BlockCount(direct.range().count().value() / 2));
-    direct.len = file_pos(half.end) - direct.pos;
+  if (reserved.failed() && reserved.error() == Error::no_space && direct.own.count() > kOne) {
+    cut(direct, file_pos(direct.own.first + BlockCount(direct.own.count().value() / 2)));
     return restart_now();
   }
   ATTEMPT(Reservation reservation, std::move(reserved));
@@ -219,49 +395,37 @@ Attempt<void> plan(FileContext& context, Inode& inode, const WriteRequest& reque
   direct.placement.reservation() = std::move(reservation);
   for (const FilePiece& piece : pieces) direct.placement.add(piece);
   direct.guard = context.space.guard_io();
-  direct.source = request.data.data() + stash.done;
-  const uint64_t align = context.device.geometry().logical_block_bytes;
-  const bool edges = direct.first_partial() || direct.last_partial();
-  if (!edges && reinterpret_cast<uintptr_t>(direct.source) % align == 0) {
-    direct.phase = Phase::placing;
-    return {};
-  }
+  direct.file_size = inode.attr.size;
   direct.phase = Phase::filling;
-  const FileRange range = direct.range();
-  const FileBlock last = range.end - BlockCount(1);
-  if (direct.first_partial()) read_edge(context, pieces, range.first, direct.first_edge, direct);
-  const bool one_edge = direct.first_partial() && last == range.first;
-  if (direct.last_partial() && !one_edge) {
-    read_edge(context, pieces, last, direct.last_edge, direct);
-  }
+  if (direct.has_first_edge()) begin_edge(context, pieces, direct.own.first, direct.first, direct);
+  if (direct.has_last_edge()) begin_edge(context, pieces, direct.last_block(), direct.last, direct);
   return {};
 }
 
-// The blocks as they will be on the device. `file_size` as it was before.
-void fill_bounce(Direct& direct, uint64_t file_size) {
-  const FileRange range = direct.range();
-  const uint64_t base = file_pos(range.first);
-  AlignedBuffer bounce(static_cast<size_t>(block_bytes(range.count())));
-  const auto put_edge = [&](const AlignedBuffer& edge, uint64_t edge_pos) {
-    if (!edge || edge_pos >= file_size) return;
-    // Beyond the end of the file are zeroes, whatever the device has.
-    const size_t valid = std::min<uint64_t>(kBlockBytes, file_size - edge_pos);
-    std::memcpy(bounce.data() + (edge_pos - base), edge.data(), valid);
-  };
-  put_edge(direct.first_edge, base);
-  put_edge(direct.last_edge, file_pos(range.end) - kBlockBytes);
-  std::memcpy(bounce.data() + (direct.pos - base), direct.source, direct.len);
-  direct.bounce = std::move(bounce);
-  direct.source = direct.bounce.data();
+// Copies the whole blocks if they need it. True if that is left to be done outside.
+bool begin_bounce(FileContext& context, const WriteRequest& request, Direct& direct) {
+  if (can_take_middle(request, direct, context.device.geometry().logical_block_bytes)) return false;
+  const FileRange middle = direct.middle();
+  const uint64_t bytes = block_bytes(middle.count());
+  context.direct.bounce_bytes += bytes;
+  direct.bounce = AlignedBuffer(bytes);
+  if (bytes > kInlineCopyBytes && direct.source == nullptr) return true;
+  copy_data(request, direct, file_pos(middle.first), direct.bounce.bytes());
+  return false;
 }
 
-void submit(FileContext& context, Direct& direct) {
+void submit(FileContext& context, const WriteRequest& request, Direct& direct) {
+  if (direct.has_first_edge()) fill_edge(request, direct, direct.own.first, direct.first);
+  if (direct.has_last_edge()) fill_edge(request, direct, direct.last_block(), direct.last);
   direct.ticket = make_ref<IoTicket>();
   IoGather writes(context.device, IoKind::write, direct.ticket);
-  const FileBlock first = direct.range().first;
   for (const Placement::Segment& segment : direct.placement.segments()) {
-    writes.add(segment.start, direct.source + block_bytes(segment.range.first - first),
-               static_cast<size_t>(block_bytes(segment.range.count())));
+    for (FileBlock at = segment.range.first; at < segment.range.end;) {
+      const ConstBytes run = memory_of(request, direct, at);
+      const size_t part = std::min<uint64_t>(run.size(), block_bytes(segment.range.end - at));
+      writes.add(segment.start + (at - segment.range.first), run.data(), part);
+      at += BlockCount(part / kBlockBytes);
+    }
   }
   writes.submit();
   direct.arm(context.completions, direct.ticket);
@@ -270,32 +434,68 @@ void submit(FileContext& context, Direct& direct) {
   stats.in_flight_max = std::max(stats.in_flight_max, ++stats.in_flight);
 }
 
+// Until what others write of our blocks is written. False if they have failed.
+Attempt<bool> await_joined(FileContext& context, Inode& inode, Direct& direct) {
+  for (Edge* edge : {&direct.first, &direct.last}) {
+    if (!edge->joined) continue;
+    ATTEMPT(const bool written, edge->joined->wait());
+    if (!written) return false;
+    direct.stamp = std::max(direct.stamp, context.write_cache.last_write());
+  }
+  if (!std::exchange(direct.touched, true)) touch_contents(context, inode);
+  return true;
+}
+
 // One round: as much as was reserved for.
 Attempt<void> write_round(FileContext& context, Inode& inode, const WriteRequest& request,
                           WriteStash& stash, Direct& direct) {
   NodePins& pins = stash.names.pins;
   if (direct.phase == Phase::locking) ATTEMPT_OK(lock_range(inode, request, stash, direct));
   if (direct.phase == Phase::clearing) ATTEMPT_OK(clear_folios(context, inode, direct));
-  if (direct.phase == Phase::planning) ATTEMPT_OK(plan(context, inode, request, stash, direct));
+  if (direct.phase == Phase::planning) ATTEMPT_OK(plan(context, inode, stash, direct));
   if (direct.phase == Phase::reading) {
     ATTEMPT_OK(direct.ticket->wait());
     direct.phase = Phase::filling;
   }
   if (direct.phase == Phase::filling) {
     direct.phase = Phase::placing;
-    return restart_after_outside(
-        [&direct, file_size = inode.attr.size] { fill_bounce(direct, file_size); });
+    if (direct.source == nullptr && begin_bounce(context, request, direct)) {
+      return restart_after_outside([&direct, request] {
+        copy_data(request, direct, file_pos(direct.middle().first), direct.bounce.bytes());
+      });
+    }
   }
   if (direct.phase == Phase::placing) {
     ATTEMPT_OK(direct.placement.allocate(context, inode, pins));
-    submit(context, direct);
+    if (direct.source != nullptr) {
+      const Attempt<void> locked = direct.source->lock();
+      if (!locked.ok()) return locked;
+      begin_bounce(context, request, direct);
+    }
+    submit(context, request, direct);
     direct.phase = Phase::writing;
   }
-  // What follows an error, or nothing that could be done at once: see release().
-  if (direct.phase == Phase::writing) ATTEMPT_OK(direct.ticket->wait());
-  if (!direct.released) {
-    ATTEMPT_OK(direct.placement.commit(context, inode, direct.end(), direct.stamp, pins));
+  // What follows an error, or what could not be done at once: see release().
+  if (direct.phase == Phase::writing) {
+    ATTEMPT_OK(direct.ticket->wait());
+    direct.phase = Phase::joining;
   }
+  if (direct.released) return {};
+  if (direct.phase == Phase::joining) {
+    ATTEMPT(const bool written, await_joined(context, inode, direct));
+    if (!written) {
+      direct.leave();
+      direct.alone = true;
+      return restart_now();
+    }
+    direct.phase = Phase::committing;
+  }
+  if (direct.placement.needs_commit(inode, direct.size_end())) {
+    ATTEMPT_OK(direct.placement.commit(context, inode, direct.size_end(), direct.stamp, pins));
+  } else {
+    inode.data_stamp = std::max(inode.data_stamp, direct.stamp);
+  }
+  direct.end_edges();
   return {};
 }
 
@@ -306,7 +506,15 @@ Attempt<size_t> write_direct(FileContext& context, Inode& inode, const WriteRequ
   ATTEMPT_OK(check_write(context, inode, request, stash));
   if (!stash.work) stash.work = std::make_unique<Direct>(context, inode, request, stash);
   Direct& direct = static_cast<Direct&>(*stash.work);
-  while (stash.done < request.data.size()) {
+  while (stash.done < request.len()) {
+    if (direct.phase == Phase::fetching) {
+      Attempt<bool> fetched = direct.source->fetch(stash.done);
+      if (fetched.must_restart() || (fetched.failed() && stash.done == 0)) {
+        return Unfinished(fetched);
+      }
+      if (fetched.failed() || !fetched.value()) break;
+      direct.phase = Phase::locking;
+    }
     const Attempt<void> round = write_round(context, inode, request, stash, direct);
     if (round.must_restart()) return round.restart();
     if (round.ok()) {
@@ -319,7 +527,7 @@ Attempt<size_t> write_direct(FileContext& context, Inode& inode, const WriteRequ
     if (stash.done == 0) return round.error();
     break;
   }
-  count_write(context);
+  count_write(context, direct);
   return stash.done;
 }
 
