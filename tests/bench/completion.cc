@@ -150,6 +150,9 @@ class Bench {
     auto runner = SyncRunner::create(monitor_, scheduler_, *device_);
     CHECK(runner.ok());
     must(runner.value()->run("unmount", [this] { return volume_->unmount(); }), "unmount");
+    runner.value().reset();
+    const MonitorHold hold(monitor_);
+    scheduler_.drop_background();
   }
 
   // Writes per second.
