@@ -273,8 +273,9 @@ ConstBytes memory_of(const WriteRequest& request, const Direct& direct, FileBloc
 // ---- Steps ----
 
 // The open block `at` of another write, if ours may leave its part of it to that.
-Ref<EdgeBlock> find_edge(const Direct& direct, FileBlock at) {
+Ref<EdgeBlock> find_edge(const WriteRequest& request, const Direct& direct, FileBlock at) {
   if (direct.alone || direct.source != nullptr) return {};
+  if (request.append) return {};  // of two that meet, both would begin at the same end of the file
   return direct.context.edges.find(direct.inode.ino, at);
 }
 
@@ -294,8 +295,8 @@ Attempt<void> lock_range(Inode& inode, const WriteRequest& request, WriteStash& 
   direct.own = direct.range();
   const FileBlock first = direct.own.first;
   const FileBlock last = direct.last_block();
-  Ref<EdgeBlock> first_edge = direct.has_first_edge() ? find_edge(direct, first) : nullptr;
-  Ref<EdgeBlock> last_edge = direct.has_last_edge() ? find_edge(direct, last) : nullptr;
+  Ref<EdgeBlock> first_edge = direct.has_first_edge() ? find_edge(request, direct, first) : nullptr;
+  Ref<EdgeBlock> last_edge = direct.has_last_edge() ? find_edge(request, direct, last) : nullptr;
   if (first_edge) direct.own.first += kOne;
   if (last_edge) direct.own.end = last;
   if (!direct.own.empty()) {
