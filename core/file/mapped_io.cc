@@ -140,7 +140,8 @@ Attempt<bool> MappedIoStash::Source::fetch(uint64_t at) {
   const uint64_t end = std::min(buffer.pos + buffer.len, buffer.inode->attr.size);
   const FileBlock first = file_block_at(file_pos_of(at));
   const FileBlock last = std::min(file_block_end(end), first + BlockCount(window_pages));
-  while (cursor < last || cursor == first) {
+  // Also beyond the end, should the file have been cut meanwhile: a read under way is ended first.
+  while (cursor < last || cursor == first || fault.begun()) {
     Attempt<FolioRef> page = fusefs::fault(context, *buffer.inode, cursor, FaultKind::read, fault);
     if (page.must_restart()) return Unfinished(page);
     if (page.failed()) {
