@@ -14,10 +14,12 @@
 #include <functional>
 
 #include "core/engine/attempt.h"
+#include "core/engine/two_state_claim.h"
 
 namespace fusefs {
 
 class Scheduler;
+class TwoStateHold;
 
 class Operation {
  public:
@@ -46,11 +48,16 @@ class Operation {
     forced_restarts_ = 0;
   }
 
+  // Whether it has taken a two-state lock, of any inode, and not released it.
+  bool holds_two_state_lock() const { return two_state_holds_ != nullptr; }
+
   // The operation being attempted on this thread, or null.
   static Operation* current();
 
  private:
   friend class Scheduler;
+  friend class TwoStateHold;
+  friend class TwoStateLock;
   friend class Waitable;
   friend bool forced_restart_due();
   friend Restart restart_after_outside(std::function<void()> work);
@@ -71,6 +78,8 @@ class Operation {
   uint32_t restart_count_ = 0;
   uint32_t restarts_without_progress_ = 0;
   uint32_t forced_restarts_ = 0;
+  TwoStateClaim claim_{*this};
+  TwoStateHold* two_state_holds_ = nullptr;
   std::function<void()> outside_work_;
   Result<void> outcome_;
 };

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "core/base/check.h"
+#include "core/engine/two_state_lock.h"
 
 namespace fusefs {
 namespace {
@@ -78,12 +79,17 @@ void Waitable::wake_all_first() {
   while (tail_ != nullptr) wake(*tail_, true);  // last first: each goes before the one behind it
 }
 
+bool Waitable::has_waiter(const Operation& operation) const {
+  return operation.waiting_on_ == this;
+}
+
 unsigned long long Waitable::oldest_wait_start_ns() const { return head_->wait_start_ns_; }
 
 // ---- Operation ----
 
 Operation::~Operation() {
   if (waiting_on_ != nullptr) waiting_on_->remove(*this);
+  while (two_state_holds_ != nullptr) two_state_holds_->unlink();  // it outlives who took it
 }
 
 Operation* Operation::current() { return t_current; }
@@ -215,6 +221,7 @@ void Scheduler::settle(Operation& operation, const Attempt<void>& attempt, Hando
   if (operation.waiting_on_ != nullptr && operation.waiting_on_ != on) {
     operation.waiting_on_->remove(operation);
   }
+  operation.claim_.settle(attempt);
   if (!restarts || attempt.restart().reason != RestartReason::outside) {
     operation.outside_work_ = nullptr;
   }
@@ -232,6 +239,7 @@ void Scheduler::settle_done(Operation& operation, Result<void> outcome, Handout&
 }
 
 void Scheduler::end(Operation& operation, Result<void> outcome) {
+  operation.claim_.drop();
   operation.outcome_ = outcome;
   operation.state_ = Operation::State::done;
   ++stats_.finished_count;
@@ -353,6 +361,7 @@ void Scheduler::fire_timers() {
 // are about to be destroyed: it leaves every queue before its members go.
 void Scheduler::destroy(Operation& operation) {
   if (operation.waiting_on_ != nullptr) operation.waiting_on_->remove(operation);
+  operation.claim_.drop();
   std::erase(ready_, &operation);
   std::erase(deferred_, &operation);
   unlink(operation);

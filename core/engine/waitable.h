@@ -23,6 +23,9 @@ class Waitable {
   void wake_all();
   // The same, but before everything that is ready already: newcomers find the woken served.
   void wake_all_first();
+  // The same for one of those who wait.
+  void wake_first(Operation& operation) { wake(operation, true); }
+  bool has_waiter(const Operation& operation) const;
   bool has_waiters() const { return head_ != nullptr; }
   size_t waiter_count() const { return count_; }
   // When the longest-waiting operation began to wait, monotonic; requires has_waiters().

@@ -82,7 +82,11 @@ Result<InodeAttr> decode_inode(const ItemView& item) {
 }
 
 Inode::Inode(InodeTable& table, const InodeAttr& loaded)
-    : ino(loaded.ino), attr(loaded), disk_size(loaded.size), table_(table) {}
+    : ino(loaded.ino),
+      attr(loaded),
+      disk_size(loaded.size),
+      pages_lock(table.pages_locks(), loaded.ino.value()),
+      table_(table) {}
 
 Inode::~Inode() = default;
 

@@ -225,6 +225,9 @@ class InodeTable {
   Store& store() { return store_; }
   Space& space() { return space_; }
   Timestamp now() const { return clock_.wall(); }
+  // What the inodes' two-state locks have in common: the delay is set before the first inode is
+  // used, the statistics are read.
+  TwoStateLocks& pages_locks() { return pages_locks_; }
   // How many idle inodes are kept; tests make it small.
   void set_cached_max(size_t count) { cached_max_ = count; }
   InodeTableStats stats() const;
@@ -248,6 +251,7 @@ class InodeTable {
   Store& store_;
   Space& space_;
   const Clock& clock_;
+  TwoStateLocks pages_locks_{clock_};
   LookupCounts lookups_;
   InodeNo next_inode_no_{2};
   std::vector<Inode*> buckets_;  // a power of two; chained through hash_next_
