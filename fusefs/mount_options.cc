@@ -86,10 +86,10 @@ class Parser {
       return refuse(word, "not offered; use allow_other", Error::not_supported);
     }
     if (name == "subtype") return {};  // always fusefs
-    static constexpr std::array<std::string_view, 17> kWithValue = {
-        "fsname",    "cache",     "threads",     "max_background", "errors",     "uring",
-        "writeback", "direct",    "fault",       "mmap_reserve",   "readahead",  "context",
-        "fscontext", "selfio",    "sync_writes", "volatile_cache", "completion"};
+    static constexpr std::array<std::string_view, 18> kWithValue = {
+        "fsname",    "cache",  "threads",     "max_background", "errors",     "uring",
+        "writeback", "direct", "fault",       "mmap_reserve",   "readahead",  "context",
+        "fscontext", "selfio", "sync_writes", "volatile_cache", "completion", "lock_delay_ms"};
     if (std::find(kWithValue.begin(), kWithValue.end(), name) == kWithValue.end()) {
       return refuse(word, "unknown mount option; fusefs mount --help lists them");
     }
@@ -123,6 +123,7 @@ class Parser {
     if (name == "sync_writes") return parse_sync_writes(word, value);
     if (name == "completion") return parse_completion(word, value);
     if (name == "selfio") return parse_selfio(word, value);
+    if (name == "lock_delay_ms") return parse_delay(word, value);
     if (name == "direct") {
       if (value != "on" && value != "off") return refuse(word, "direct is on or off");
       options_.direct = value == "on";
@@ -228,6 +229,13 @@ class Parser {
     return {};
   }
 
+  Result<void> parse_delay(const Word& word, std::string_view value) {
+    const Result<uint64_t> delay = parse_lock_delay(value);
+    if (!delay.ok()) return refuse(word, "milliseconds such as 4 or 0.5, or inf, are needed");
+    options_.lock_delay_ns = delay.value();
+    return {};
+  }
+
   Result<void> refuse(const Word& word, std::string_view why,
                       Error error = Error::invalid_argument) {
     std::string text(word.name);
@@ -251,6 +259,23 @@ Result<void> parse_mount_options(std::string_view list, MountOptions& options,
     list.remove_prefix(std::min(comma + 1, list.size()));
   }
   return {};
+}
+
+Result<uint64_t> parse_lock_delay(std::string_view text) {
+  if (text == "inf") return kLockDelayInfinite;
+  uint64_t delay_ms = 0;
+  const char* end = text.data() + text.size();
+  const auto [stopped, failure] = std::from_chars(text.data(), end, delay_ms);
+  if (failure != std::errc() || delay_ms > kLockDelayMsMax) return Error::invalid_argument;
+  uint64_t delay_ns = delay_ms * kNsPerMs;
+  if (stopped == end) return delay_ns;
+  if (*stopped != '.' || stopped + 1 == end) return Error::invalid_argument;
+  uint64_t digit_ns = kNsPerMs / 10;
+  for (const char* at = stopped + 1; at != end; ++at, digit_ns /= 10) {
+    if (*at < '0' || *at > '9' || digit_ns == 0) return Error::invalid_argument;
+    delay_ns += static_cast<uint64_t>(*at - '0') * digit_ns;
+  }
+  return delay_ns;
 }
 
 Result<uint64_t> parse_size(std::string_view text) {

@@ -31,6 +31,7 @@ inline constexpr uint64_t kCacheBytesMax = 1ull << 42;
 inline constexpr uint64_t kMmapReserveBytes = 16ull << 20;
 inline constexpr uint64_t kMmapReserveBytesMax = 1ull << 40;
 inline constexpr uint64_t kReadaheadOptionMax = 64ull << 20;
+inline constexpr uint64_t kLockDelayMsMax = 1'000'000;
 inline constexpr uint32_t kThreadsMax = 64;
 inline constexpr uint32_t kBackgroundMax = 4096;
 
@@ -60,6 +61,7 @@ struct MountOptions {
   bool kernel_writeback = false;  // the kernel keeps what is written, as it does of mappings
   CompletionPolicy completion = CompletionPolicy::issuer;
   SelfIoPolicy self_io = SelfIoPolicy::buffered;
+  uint64_t lock_delay_ns = kLockDelayNs;
 
   // Of the daemon.
   uint32_t threads = 0;  // 0: one per CPU
@@ -81,5 +83,9 @@ Result<void> parse_mount_options(std::string_view list, MountOptions& options,
 // "64k", "256M", "1G", "2T" (1024-based, upper or lower case, "iB" allowed) or plain bytes.
 //   Errors  invalid_argument
 Result<uint64_t> parse_size(std::string_view text);
+
+// Milliseconds as a decimal number ("0", "4", "0.25"), or "inf": in ns, or kLockDelayInfinite.
+//   Errors  invalid_argument: also more than kLockDelayMsMax, and parts of a nanosecond
+Result<uint64_t> parse_lock_delay(std::string_view text);
 
 }  // namespace fusefs

@@ -109,6 +109,7 @@ Result<void> MountedVolume::open_volume(std::string* message) {
   volume.fault_policy = options_.fault_policy;
   volume.completion = options_.completion;
   volume.self_io = options_.self_io;
+  volume.lock_delay_ns = options_.lock_delay_ns;
   volume.cache_bytes = options_.cache_bytes;
   volume.readahead_bytes = options_.readahead_bytes;
   volume_ =

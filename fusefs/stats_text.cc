@@ -47,6 +47,7 @@ Json collect(Server& server) {
   input.direct = &volume.files().direct;
   input.completion = &volume.files().completions.stats();
   input.readahead = &volume.files().readahead;
+  input.pages_locks = &volume.inodes().pages_locks();
   input.page_cache = &volume.cache().stats();
   const SharedPageStats shared_pages{volume.cache().shared().size(),
                                      volume.cache().shared().hit_count()};

@@ -30,8 +30,8 @@ _fusefs() {
   elif [[ "$previous" == -o || "$previous" == --options ]]; then
     mapfile -t COMPREPLY < <(compgen -W "ro rw nosuid nodev noexec sync dirsync relatime noatime
       strictatime lazytime allow_other nonempty fsname= cache= discard norecovery threads= direct=
-      mmap_reserve= readahead= fault= writeback= sync_writes= completion= selfio= iopoll fuseblk
-      nofuseblk max_background=" -- "$current")
+      mmap_reserve= readahead= fault= writeback= sync_writes= completion= selfio= lock_delay_ms=
+      iopoll fuseblk nofuseblk max_background=" -- "$current")
   elif [[ "$command" == dump && $COMP_CWORD == 3 ]]; then
     mapfile -t COMPREPLY < <(compgen -W "superblock journal tree orphans shared inode group node
       path" -- "$current")

@@ -170,6 +170,21 @@ constexpr StatEntry kReadahead[] = {
     {"readahead.dropped_count", integer, counter, "steps given up: no memory, or the file blocked"},
 };
 
+// The lock between who adds pages to a file and who needs that nobody does.
+constexpr StatEntry kTwoState[] = {
+    {"two_state_lock.delay_ms", text, fact, "how long newcomers pass who waits; or inf"},
+    {"two_state_lock.adder_count", integer, counter, "holds by faults, buffered I/O, writeback"},
+    {"two_state_lock.blocker_count", integer, counter, "holds by direct writes"},
+    {"two_state_lock.alone_count", integer, counter, "holds by truncate, punch, clone"},
+    {"two_state_lock.flip_count", integer, counter, "times it went to another kind that waited"},
+    {"two_state_lock.bypass_count", integer, counter,
+     "holds that passed others who waited: the holder had a lock already"},
+    {"two_state_lock.try_failed_count", integer, counter, "optional work not done for it"},
+    {"two_state_lock.adder_wait_ns", histogram, counter, "of adders that had to wait"},
+    {"two_state_lock.blocker_wait_ns", histogram, counter, "of direct writes that had to wait"},
+    {"two_state_lock.alone_wait_ns", histogram, counter, "of truncate, punch, clone, if they did"},
+};
+
 constexpr StatEntry kMemory[] = {
     {"memory.resident_bytes", integer, gauge, "of the daemon"},
     {"memory.cache_bytes_max", integer, fact, "bound of the page cache"},
@@ -288,7 +303,7 @@ constexpr auto joined(const StatEntry (&... parts)[N]) {
 
 constexpr auto kSchema =
     joined(kKernel, kVolume, kFile, kWritethrough, kDirect, kCompletion, kFaults, kReflink,
-           kReadahead, kMemory, kTree, kDevice, kJournal, kFuse, kEngine);
+           kReadahead, kTwoState, kMemory, kTree, kDevice, kJournal, kFuse, kEngine);
 
 constexpr std::string_view kTypeNames[] = {"integer", "boolean", "text", "histogram"};
 constexpr std::string_view kKindNames[] = {"fact", "gauge", "counter"};

@@ -218,6 +218,35 @@ Json readahead_section(const ReadaheadStats& readahead, const PageCacheStats* ca
   return json;
 }
 
+// As the mount option has it: 4, 0.25, inf.
+std::string delay_text(uint64_t delay_ns) {
+  if (delay_ns == kLockDelayInfinite) return "inf";
+  std::string text = std::to_string(delay_ns / kNsPerMs);
+  if (delay_ns % kNsPerMs == 0) return text;
+  std::string part = std::to_string(kNsPerMs + delay_ns % kNsPerMs);
+  part[0] = '.';
+  return text + part.substr(0, part.find_last_not_of('0') + 1);
+}
+
+Json two_state_section(const TwoStateLocks& locks) {
+  constexpr auto kAdder = static_cast<size_t>(TwoStateKind::adder);
+  constexpr auto kBlocker = static_cast<size_t>(TwoStateKind::blocker);
+  constexpr auto kLoner = static_cast<size_t>(TwoStateKind::loner);
+  const TwoStateStats& stats = locks.stats;
+  Json json;
+  json["delay_ms"] = delay_text(locks.delay_ns);
+  json["adder_count"] = stats.hold_count[kAdder];
+  json["blocker_count"] = stats.hold_count[kBlocker];
+  json["alone_count"] = stats.hold_count[kLoner];
+  json["flip_count"] = stats.flip_count;
+  json["bypass_count"] = stats.bypass_count;
+  json["try_failed_count"] = stats.try_failed_count;
+  json["adder_wait_ns"] = json_histogram(stats.wait_ns[kAdder]);
+  json["blocker_wait_ns"] = json_histogram(stats.wait_ns[kBlocker]);
+  json["alone_wait_ns"] = json_histogram(stats.wait_ns[kLoner]);
+  return json;
+}
+
 Json memory_section(const StatsInput& input) {
   Json json = Json::object();
   if (input.resident_bytes) json["resident_bytes"] = *input.resident_bytes;
@@ -374,6 +403,9 @@ Json collect_stats(const StatsInput& input) {
   if (input.file != nullptr) data["reflink"] = reflink_section(*input.file, input);
   if (input.readahead != nullptr) {
     data["readahead"] = readahead_section(*input.readahead, input.page_cache);
+  }
+  if (input.pages_locks != nullptr) {
+    data["two_state_lock"] = two_state_section(*input.pages_locks);
   }
   data["memory"] = memory_section(input);
   if (input.tree != nullptr) data["tree"] = tree_section(*input.tree, input.store);

@@ -52,6 +52,7 @@ struct StatsInput {
   const DirectStats* direct = nullptr;
   const CompletionStats* completion = nullptr;
   const ReadaheadStats* readahead = nullptr;
+  const TwoStateLocks* pages_locks = nullptr;
   const PageCacheStats* page_cache = nullptr;
   const SharedPageStats* shared_pages = nullptr;
   std::optional<uint64_t> resident_bytes;  // of the process

@@ -107,6 +107,7 @@ void Volume::Impl::build_parts(const Superblock& superblock, int slot) {
   space_ = std::make_unique<Space>(scheduler_, device_, health_, superblock);
   store_->set_space(*space_);
   inodes_ = std::make_unique<InodeTable>(*store_, *space_, clock_);
+  inodes_->pages_locks().delay_ns = options_.lock_delay_ns;
   inodes_->set_next_inode_no(InodeNo(superblock.next_inode));
   names_ =
       std::make_unique<Namespace>(*inodes_, *store_, *space_, NameHash(superblock.name_hash_seed));

@@ -28,6 +28,7 @@ struct VolumeOptions {
   FaultPolicy fault_policy = FaultPolicy::restart;
   CompletionPolicy completion = CompletionPolicy::issuer;
   SelfIoPolicy self_io = SelfIoPolicy::buffered;
+  uint64_t lock_delay_ns = kLockDelayNs;  // of the two-state locks (two_state_lock.h)
   uint64_t cache_bytes = 256ull << 20;
   uint64_t readahead_bytes = kReadaheadBytesMax;
   uint64_t cached_nodes_max = 4096;

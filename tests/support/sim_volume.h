@@ -28,6 +28,7 @@ struct SimVolumeOptions {
   FaultPolicy fault_policy = FaultPolicy::restart;
   std::optional<CompletionPolicy> completion = {};  // by default the seed draws
   SelfIoPolicy self_io = SelfIoPolicy::buffered;
+  std::optional<uint64_t> lock_delay_ns = {};  // unset: of some, by the seed
   bool canary = true;  // false: zeroes before the format; for volumes too large to fill
   std::optional<uint64_t> cut_after_writes = {};  // SimDeviceOptions
   bool has_volatile_cache = true;

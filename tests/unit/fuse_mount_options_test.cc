@@ -49,7 +49,7 @@ TEST_CASE("mount options of the volume and the daemon are parsed with their unit
       "allow_other,"
       "fsname=/dev/x "
       "y,direct=off,no_init_patch,uring=off,errors=remount-ro,writeback=kernel,dirsync,fault=hold,"
-      "sync_writes=dirty,volatile_cache=7,completion=deferred,selfio=error");
+      "sync_writes=dirty,volatile_cache=7,completion=deferred,selfio=error,lock_delay_ms=0.25");
   REQUIRE(parsed.result.ok());
   const MountOptions& options = parsed.options;
   CHECK(options.cache_bytes == 64ull << 20);
@@ -70,6 +70,7 @@ TEST_CASE("mount options of the volume and the daemon are parsed with their unit
   CHECK(options.uring == UringMode::off);
   CHECK(options.dirsync);
   CHECK(options.fault_policy == FaultPolicy::hold);
+  CHECK(options.lock_delay_ns == 250'000);
   CHECK(options.volatile_cache_seed == 7);
   CHECK(options.kernel_writeback);
   CHECK(options.sync_writes == SyncWrites::dirty);
@@ -88,12 +89,27 @@ TEST_CASE("a mount option that is wrong or not offered is refused with a line th
                            "writeback=x",      "ro=1",          "remount",
                            "direct=2",         "allow_root",    "fault=wait",
                            "volatile_cache=x", "readahead=65M", "readahead=",
-                           "readahead=x",      "completion=x",  "selfio=no"}) {
+                           "readahead=x",      "completion=x",  "selfio=no",
+                           "lock_delay_ms",    "lock_delay_ms=never"}) {
     const Parsed parsed = parse(std::string("noatime,") + list + ",rw");
     INFO(list);
     REQUIRE_FALSE(parsed.result.ok());
     CHECK(parsed.message.find("'" + std::string(list) + "'") != std::string::npos);
     CHECK(parsed.message.find('\n') == std::string::npos);
+  }
+}
+
+TEST_CASE("the delay of the lock is in milliseconds, to the nanosecond, or infinite") {
+  CHECK(MountOptions().lock_delay_ns == 4 * kNsPerMs);
+  CHECK(parse_lock_delay("0").value() == 0);
+  CHECK(parse_lock_delay("4").value() == 4'000'000);
+  CHECK(parse_lock_delay("0.000001").value() == 1);
+  CHECK(parse_lock_delay("1000000").value() == 1000 * kNsPerSecond);
+  CHECK(parse_lock_delay("inf").value() == kLockDelayInfinite);
+  for (const char* text :
+       {"", "-1", ".5", "4.", "1e3", "4ms", "0.0000001", "1000001", "infinite"}) {
+    INFO(text);
+    CHECK_FALSE(parse_lock_delay(text).ok());
   }
 }
 

@@ -25,6 +25,8 @@ struct Everything {
   DirectStats direct;
   CompletionStats completion;
   ReadaheadStats readahead;
+  SimClock clock;
+  TwoStateLocks pages_locks{clock};
   PageCacheStats page_cache;
   SharedPageStats shared_pages;
   TreeStats tree;
@@ -52,6 +54,7 @@ struct Everything {
     input.direct = &direct;
     input.completion = &completion;
     input.readahead = &readahead;
+    input.pages_locks = &pages_locks;
     input.page_cache = &page_cache;
     input.shared_pages = &shared_pages;
     input.resident_bytes = 1;
@@ -149,6 +152,8 @@ TEST_CASE("numbers arrive under the keys that name them") {
   everything.device_stats.note_completed(IoKind::write, 4096, true, 2000);
   everything.scheduler.restart_count[static_cast<size_t>(RestartReason::node_load)] = 4;
   everything.read.errors_count = 2;
+  everything.pages_locks.delay_ns = 1'500'000;
+  everything.pages_locks.stats.hold_count[2] = 9;
   everything.kernel.init_flags = 0x10ull << 32;
   everything.health.fail(Error::io_failed, "journal, block 7");
   const Json data = collect_stats(everything.input());
@@ -157,6 +162,8 @@ TEST_CASE("numbers arrive under the keys that name them") {
   CHECK(data["reflink"]["shared_blocks"] == 5);
   CHECK(data["volume"]["uuid"] == "00000000-0000-0000-0000-0000000000ab");
   CHECK(data["volume"]["failure"].get<std::string>().find("journal, block 7") == 0);
+  CHECK(data["two_state_lock"]["delay_ms"] == "1.5");
+  CHECK(data["two_state_lock"]["alone_count"] == 9);
   CHECK(data["device"]["write_bytes"] == 4096);
   CHECK(data["device"]["write_latency_ns"]["max"] == 2000);
   CHECK(data["device"]["read_count"] == 0);
