@@ -37,6 +37,7 @@ enum class RestartReason : uint8_t {
   folio_locked,   // somebody is copying into or filling the folio
   writeback,      // the folio is under writeback
   two_state,      // the inode's two-state lock is in the other state
+  busy_range,     // blocks of the file are being written by somebody else
   inode_busy,     // the inode is being loaded or removed
   journal_space,  // the journal is full until a checkpoint ends
   durable,        // waiting for a commit or a flush

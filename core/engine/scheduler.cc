@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "core/base/check.h"
+#include "core/engine/lock_checker.h"
 #include "core/engine/two_state_lock.h"
 
 namespace fusefs {
@@ -26,9 +27,9 @@ Attempt<void> attempt_once(Operation& operation) {
 }
 
 constexpr std::array<std::string_view, kRestartReasonCount> kReasonNames = {
-    "forced",       "again",     "outside",   "node_load",  "bitmap_load",   "data_io",
-    "folio_locked", "writeback", "two_state", "inode_busy", "journal_space", "durable",
-    "dirty_nodes",  "memory",    "space",     "idle",
+    "forced",       "again",       "outside",   "node_load",  "bitmap_load", "data_io",
+    "folio_locked", "writeback",   "two_state", "busy_range", "inode_busy",  "journal_space",
+    "durable",      "dirty_nodes", "memory",    "space",      "idle",
 };
 
 }  // namespace
@@ -90,11 +91,13 @@ unsigned long long Waitable::oldest_wait_start_ns() const { return head_->wait_s
 Operation::~Operation() {
   if (waiting_on_ != nullptr) waiting_on_->remove(*this);
   while (two_state_holds_ != nullptr) two_state_holds_->unlink();  // it outlives who took it
+  if (lock_checking) LockChecker::instance().forget(*this);
 }
 
 Operation* Operation::current() { return t_current; }
 
 Restart restart_after(Waitable& waitable, RestartReason reason) {
+  if (lock_checking) LockChecker::instance().wait(reason, &waitable);
   if (t_current != nullptr) Scheduler::prepare_wait(*t_current, waitable);
   return Restart{&waitable, reason};
 }
@@ -222,6 +225,7 @@ void Scheduler::settle(Operation& operation, const Attempt<void>& attempt, Hando
     operation.waiting_on_->remove(operation);
   }
   operation.claim_.settle(attempt);
+  if (restarts && lock_checking) LockChecker::instance().leave(operation, attempt.restart());
   if (!restarts || attempt.restart().reason != RestartReason::outside) {
     operation.outside_work_ = nullptr;
   }

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "core/base/check.h"
+#include "core/engine/lock_checker.h"
 #include "core/engine/operation.h"
 
 namespace fusefs {
@@ -14,6 +15,11 @@ TwoState state_of(TwoStateKind kind) {
 
 TwoStateKind next_in_turn(TwoStateKind kind) {
   return static_cast<TwoStateKind>((static_cast<int>(kind) + 1) % kTwoStateKindCount);
+}
+
+LockClass class_of(TwoStateKind kind) {
+  static_assert(static_cast<int>(LockClass::alone) == static_cast<int>(TwoStateKind::loner));
+  return static_cast<LockClass>(kind);
 }
 
 size_t index_of(TwoStateKind kind) { return static_cast<size_t>(kind); }
@@ -58,6 +64,9 @@ void TwoStateHold::unlink() {
 
 void TwoStateHold::release() {
   if (lock_ == nullptr) return;
+  if (lock_checking && operation_ != nullptr) {
+    LockChecker::instance().release_two_state(class_of(kind_), lock_, *operation_);
+  }
   unlink();
   std::exchange(lock_, nullptr)->release(kind_);
 }
@@ -137,6 +146,7 @@ TwoStateHold TwoStateLock::try_add() {
 
 Attempt<TwoStateHold> TwoStateLock::acquire(TwoStateKind kind) {
   Operation* operation = Operation::current();
+  if (lock_checking) LockChecker::instance().ask(class_of(kind), this, order_);
   if (!is_compatible(kind)) return wait(kind, operation);
   if (is_kept_out(kind, operation)) {
     // Others who wait here may wait for what it holds: behind them it would wait for itself.
@@ -155,6 +165,7 @@ TwoStateHold TwoStateLock::enter(TwoStateKind kind, Operation* operation) {
   alone_ = kind == TwoStateKind::loner;
   ++holders_;
   ++locks_.stats.hold_count[index_of(kind)];
+  if (lock_checking) LockChecker::instance().take(class_of(kind), this, order_);
   return TwoStateHold(*this, kind, operation);
 }
 

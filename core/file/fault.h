@@ -91,7 +91,7 @@ struct WriteSpan {
 
 // The page `index` of the file, uptodate. After kind write it may be changed and made dirty in the
 // same attempt (make_dirty()); the caller's reference keeps it in memory, but not in the file.
-//   Restarts  data_io, folio_locked, writeback, two_state (also for a busy range), node_load,
+//   Restarts  data_io, folio_locked, writeback, two_state, busy_range, node_load,
 //             memory, space;
 //             again: after a page has moved
 //   Errors    beyond_eof; no_space: before anything changed; io_failed, device_gone, corrupt

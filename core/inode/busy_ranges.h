@@ -16,6 +16,7 @@
 
 #include "core/base/units.h"
 #include "core/engine/attempt.h"
+#include "core/engine/lock_checker.h"
 #include "core/engine/waitable.h"
 
 namespace fusefs {
@@ -45,7 +46,7 @@ class BusyRanges {
   ~BusyRanges() { CHECK(head_ == nullptr); }
 
   // Fills `hold`, which must be empty.
-  //   Restarts  two_state: while somebody has a block of `range`
+  //   Restarts  busy_range: while somebody has a block of `range`
   Attempt<void> take(FileRange range, BusyRangeHold& hold) {
     CHECK(!hold.held());
     const Attempt<void> free = wait_free(range);
@@ -56,12 +57,14 @@ class BusyRanges {
     hold.next_ = head_;
     if (head_ != nullptr) head_->previous_ = &hold;
     head_ = &hold;
+    if (lock_checking) LockChecker::instance().take(LockClass::busy_range, &hold);
     return {};
   }
 
   //   Restarts  as take()
   Attempt<void> wait_free(FileRange range) {
-    if (free_end(range) < range.end) return restart_after(released_, RestartReason::two_state);
+    if (lock_checking) check_wait(range);
+    if (free_end(range) < range.end) return restart_after(released_, RestartReason::busy_range);
     return {};
   }
   // The first busy block of `range`, or its end.
@@ -75,6 +78,13 @@ class BusyRanges {
 
  private:
   friend class BusyRangeHold;
+  void check_wait(FileRange range) const {
+    LockChecker::instance().ask(LockClass::busy_range, this);
+    for (const BusyRangeHold* at = head_; at != nullptr; at = at->next_) {
+      if (at->range_.overlaps(range)) LockChecker::instance().wait(LockClass::busy_range, at);
+    }
+  }
+
   BusyRangeHold* head_ = nullptr;
   Waitable released_;
 };
@@ -82,6 +92,7 @@ class BusyRanges {
 inline void BusyRangeHold::release() {
   BusyRanges* owner = std::exchange(owner_, nullptr);
   if (owner == nullptr) return;
+  if (lock_checking) LockChecker::instance().release(LockClass::busy_range, this);
   (previous_ != nullptr ? previous_->next_ : owner->head_) = next_;
   if (next_ != nullptr) next_->previous_ = previous_;
   owner->released_.wake_all();

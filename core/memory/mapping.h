@@ -199,6 +199,8 @@ class PageCache {
   FolioRef insert_new(Mapping& mapping, FileBlock index, std::byte* frame);
   // Puts the folio into or out of the queues of what may be reclaimed, as its state says.
   void settle(Folio& folio);
+  void set_locked(Folio& folio);
+  void unset_locked(Folio& folio);
   // A frame, free or made free; null if there is none.
   std::byte* take_frame(ReclaimPolicy::Reach reach);
   void count_dirty(Folio& folio, bool dirty);

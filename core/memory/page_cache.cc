@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "core/engine/lock_checker.h"
 #include "core/memory/mapping.h"
 #include "core/memory/shared_blocks.h"
 
@@ -120,6 +121,7 @@ void PageCache::detach(Folio& folio) {
   take_reservation(folio).release();
   if (folio.dirty) count_dirty(folio, false);
   if (folio.writeback) --writeback_pages_;
+  if (lock_checking) LockChecker::instance().release(LockClass::writeback_mark, &folio.changed);
   if (folio.locked) --mapping.locked_count_;  // only being read
   mapping.erase(folio);
   folio.dirty = folio.writeback = false;
@@ -159,6 +161,11 @@ void PageCache::end_read_ahead(Folio& folio, bool used) {
 }
 
 void PageCache::lock(Folio& folio) {
+  if (lock_checking) LockChecker::instance().ask_and_take(LockClass::folio_lock, &folio.changed);
+  set_locked(folio);
+}
+
+void PageCache::set_locked(Folio& folio) {
   CHECK(!folio.locked && !folio.writeback);
   folio.locked = true;
   if (folio.mapping != nullptr) ++folio.mapping->locked_count_;
@@ -167,6 +174,11 @@ void PageCache::lock(Folio& folio) {
 
 void PageCache::unlock(Folio& folio) {
   CHECK(folio.locked);
+  if (lock_checking) LockChecker::instance().release(LockClass::folio_lock, &folio.changed);
+  unset_locked(folio);
+}
+
+void PageCache::unset_locked(Folio& folio) {
   folio.locked = false;
   if (folio.mapping != nullptr) --folio.mapping->locked_count_;
   settle(folio);
@@ -175,7 +187,8 @@ void PageCache::unlock(Folio& folio) {
 
 void PageCache::begin_read(Folio& folio) {
   CHECK(!folio.uptodate);
-  lock(folio);
+  if (lock_checking) LockChecker::instance().ask_and_take(LockClass::folio_read, &folio.changed);
+  set_locked(folio);
   folio.reading = true;
 }
 
@@ -183,7 +196,8 @@ void PageCache::end_read(Folio& folio, bool uptodate) {
   CHECK(folio.reading);
   folio.reading = false;
   if (uptodate) mark_uptodate(folio);
-  unlock(folio);
+  if (lock_checking) LockChecker::instance().release(LockClass::folio_read, &folio.changed);
+  unset_locked(folio);
 }
 
 void PageCache::mark_uptodate(Folio& folio) {
@@ -217,6 +231,9 @@ void PageCache::begin_writeback(Folio& folio) {
 
 void PageCache::begin_writethrough(Folio& folio) {
   CHECK(folio.uptodate && !folio.locked && !folio.writeback && !folio.of_shared_block);
+  if (lock_checking) {
+    LockChecker::instance().ask_and_take(LockClass::writeback_mark, &folio.changed);
+  }
   end_read_ahead(folio, true);
   if (folio.dirty) {
     count_dirty(folio, false);
@@ -229,6 +246,7 @@ void PageCache::begin_writethrough(Folio& folio) {
 }
 
 void PageCache::end_writeback(Folio& folio, bool written) {
+  if (lock_checking) LockChecker::instance().release(LockClass::writeback_mark, &folio.changed);
   if (!folio.writeback) {
     CHECK(folio.mapping == nullptr);  // its inode went meanwhile
     return;

@@ -76,7 +76,8 @@ class Stepped {
   };
 
   static Attempt<T> attempt(State& state) {
-    if (state.allowed == 0) return restart_after(state.gate, RestartReason::idle);
+    // As if its I/O took longer: whatever it holds may be held across that.
+    if (state.allowed == 0) return restart_after(state.gate, RestartReason::data_io);
     Attempt<T> result = state.fn();
     if (result.must_restart() && result.restart().reason == RestartReason::forced) return result;
     --state.allowed;
