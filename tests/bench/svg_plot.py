@@ -146,11 +146,17 @@ class Chart:
 
     def _y_axis(self):
         values = [y for _, points in self.series for y in self._y_values(points)]
+        values += self._y_extra(values)
         self.y = Axis(self.y_scale, values, self.bottom, self.top, from_zero=True)
         for tick in self.y.ticks:
             y = self.y.at(tick)
             self._line(self.left, y, self.right, y, GRID)
             self._text(self.left - 8, y + 4, format_value(tick), anchor="end")
+
+    @staticmethod
+    def _y_extra(values):
+        """What the axis shows besides the values."""
+        return []
 
     def _category_x(self, index):
         return self.left + (index + 0.5) * (self.right - self.left) / len(self.categories)
@@ -242,6 +248,11 @@ class BarChart(Chart):
     @staticmethod
     def _y_values(values):
         return values
+
+    # On a log scale the smallest bar has a height, too.
+    def _y_extra(self, values):
+        shown = [v for v in values if v is not None and math.isfinite(v) and v > 0]
+        return [min(shown) / 2] if shown and self.y_scale == "log" else []
 
     def _x_axis(self):
         self._category_axis()
