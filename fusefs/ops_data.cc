@@ -107,6 +107,7 @@ struct WriteKind {
   bool direct;             // O_DIRECT: past our cache as well
   bool through;            // to the device at once
   SyncLevel sync;          // before the answer
+  bool by_fsync;           // that is seen to by an fsync after the write, not by the write itself
 
   static WriteKind of(const fuse_write_in& in, const Inode& inode, const MountOptions& options) {
     WriteKind kind{};
@@ -120,6 +121,7 @@ struct WriteKind {
       const bool all = always || (flags & O_SYNC) == O_SYNC;
       kind.sync = all ? SyncLevel::all : SyncLevel::data;
     }
+    kind.by_fsync = kind.sync != SyncLevel::none && options.sync_writes != SyncWrites::through;
     kind.direct = !kind.from_kernel_cache && (flags & O_DIRECT) != 0;
     // What the kernel has kept has been dirty long enough.
     kind.through = !kind.direct && options.sync_writes == SyncWrites::through &&
@@ -190,13 +192,14 @@ Attempt<void> write_once(FuseOperation& op, const fuse_write_in& in, const OpenF
   // It keeps what is written by appending, and then sends it as it does any page.
   request.appends_only =
       kind.from_kernel_cache && server.kernel().writeback_cache && (file.flags & O_APPEND) != 0;
-  request.sync = kind.sync;
+  if (!kind.by_fsync) request.sync = kind.sync;
   if (kind.leaves_pages) server.note_kernel_writes(inode.ino);
   if (kind.from_kernel_cache) {
     COMMIT_OK(write_from_cache(op, inode, kind, request, stash));
   } else {
     if (!stash.write) stash.write.emplace();
-    stash.write->end = kind.direct && !kind.leaves_pages ? &stash : nullptr;
+    const bool ends_here = kind.direct && !kind.leaves_pages && !kind.by_fsync;
+    stash.write->end = ends_here ? &stash : nullptr;
     COMMIT(stash.len, write_bytes(op, inode, kind, request, *stash.write));
     if (kind.leaves_pages) {
       server.replaced_ranges().note_kernel_has(inode.ino, in.offset, stash.len);
@@ -222,7 +225,7 @@ Attempt<void> write_data(FuseOperation& op, WriteOpStash& stash) {
   }
   if (stash.phase == Phase::write) COMMIT_OK(write_once(op, in, *file, kind, stash));
   if (stash.phase == Phase::durable) {
-    if (kind.sync != SyncLevel::none && !kind.through) {
+    if (kind.by_fsync) {
       const bool data_only = kind.sync == SyncLevel::data;
       COMMIT_OK(fsync(op.volume().files(), *file, data_only, stash.fsync));
     }

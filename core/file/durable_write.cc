@@ -1,23 +1,59 @@
 #include "core/file/durable_write.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "core/file/writeback.h"
 
 namespace fusefs {
 
-IoGather DurableWrite::begin(FileContext& context, const Inode& inode, SyncLevel wanted) {
-  CHECK(phase_ == Phase::idle || phase_ == Phase::done);
-  const DeviceGeometry& geometry = context.device.geometry();
+void DurableWrite::clear_run(SyncLevel wanted) {
+  CHECK(phase_ != Phase::writing);
   wanted_ = wanted;
-  fua_ = wanted != SyncLevel::none && geometry.has_fua && geometry.has_volatile_cache;
-  touched_ = times_saved_ = needed_commit_ = false;
+  fua_ = touched_ = ended_ = times_saved_ = needed_commit_ = false;
   error_.reset();
+  stamp_ = 0;
+}
+
+IoGather DurableWrite::begin(FileContext& context, const Inode& inode, SyncLevel wanted) {
+  clear_run(wanted);
+  const DeviceGeometry& geometry = context.device.geometry();
+  fua_ = wanted != SyncLevel::none && geometry.has_fua && geometry.has_volatile_cache;
   // What maps the blocks now. Later transactions of this inode are not ours to wait for.
   if (wanted != SyncLevel::none) require(inode.data_seq);
   ticket_ = make_ref<IoTicket>();
   phase_ = Phase::writing;
   return IoGather(context.device, IoKind::write, ticket_, fua_);
+}
+
+void DurableWrite::joined(FileContext& context, Inode& inode, SyncLevel wanted) {
+  if (phase_ != Phase::committing) clear_run(wanted);
+  phase_ = Phase::committing;
+  touch(context, inode);
+  stamp_ = context.write_cache.last_write();
+  needed_commit_ = true;
+}
+
+void DurableWrite::landed(FileContext& context, Inode& inode, bool ended) {
+  CHECK(phase_ == Phase::writing);
+  phase_ = Phase::committing;
+  stamp_ = fua_ ? 0 : context.write_cache.note_write();
+  touch(context, inode);
+  ended_ = ended;
+  if (!ended) return;
+  inode.data_stamp = std::max(inode.data_stamp, stamp_);
+  flush_stamp_ = std::max(flush_stamp_, stamp_);
+}
+
+bool DurableWrite::owes(const FileContext& context) const {
+  if (wanted_ == SyncLevel::none) return false;
+  return wanted_ == SyncLevel::all || needed_commit_ ||
+         seq_ > context.store.journal().durable_seq() ||
+         !context.write_cache.durable(std::max(stamp_, flush_stamp_));
+}
+
+void DurableWrite::touch(FileContext& context, Inode& inode) {
+  if (!std::exchange(touched_, true)) touch_contents(context, inode);
 }
 
 void DurableWrite::require(JournalSeq seq) { seq_ = std::max(seq_, seq); }
@@ -26,8 +62,7 @@ void DurableWrite::require(JournalSeq seq) { seq_ = std::max(seq_, seq); }
 // told when it has done so.
 void DurableWrite::save_times(FileContext& context, Inode& inode, NodePins& pins,
                               std::optional<Restart>& wait) {
-  if (!touched_) touch_contents(context, inode);
-  touched_ = true;
+  touch(context, inode);
   const Attempt<void> saved = save_attr(context, inode, pins);
   if (saved.must_restart()) {
     wait = saved.restart();
@@ -42,35 +77,39 @@ void DurableWrite::save_times(FileContext& context, Inode& inode, NodePins& pins
   context.store.journal().kick();
 }
 
-Attempt<void> DurableWrite::advance(FileContext& context, Inode& inode, Placement& placement,
-                                    uint64_t end, NodePins& pins) {
-  if (phase_ == Phase::done) return {};
+Attempt<void> DurableWrite::await_data(FileContext& context, Inode& inode,
+                                       const Placement& placement, uint64_t end, NodePins& pins) {
   // Others may take the size beyond `end` meanwhile, and then there is less left to commit.
-  const bool overwrite = !placement.needs_commit(inode, end);
+  const bool overwrite = ended_ || !placement.needs_commit(inode, end);
   needed_commit_ = needed_commit_ || !overwrite;
   if (wanted_ == SyncLevel::all && overwrite && !times_saved_) {
     std::optional<Restart> wait;
     save_times(context, inode, pins, wait);
     if (wait) return *wait;
   }
-  if (phase_ == Phase::writing) {
-    const Attempt<void> written = ticket_->wait();
-    if (written.must_restart()) return written;
-    phase_ = Phase::done;
-    if (written.failed()) return written;
-    if (error_) return *error_;
-    stamp_ = fua_ ? 0 : context.write_cache.note_write();
-    if (!touched_) touch_contents(context, inode);
-    touched_ = true;
-    phase_ = Phase::committing;
-  }
+  if (phase_ != Phase::writing) return {};
+  const Attempt<void> written = ticket_->wait();
+  if (written.must_restart()) return written;
+  if (written.failed() || error_) phase_ = Phase::done;
+  if (written.failed()) return written;
+  if (error_) return *error_;
+  landed(context, inode, false);
+  return {};
+}
+
+Attempt<void> DurableWrite::advance(FileContext& context, Inode& inode, Placement& placement,
+                                    uint64_t end, NodePins& pins) {
+  if (phase_ == Phase::done) return {};
+  const Attempt<void> written = await_data(context, inode, placement, end, pins);
+  if (!written.ok()) return written;
+  const bool overwrite = ended_ || !placement.needs_commit(inode, end);
   if (!overwrite) {
     const Attempt<void> committed = placement.commit(context, inode, end, stamp_, pins);
     if (committed.must_restart()) return committed;
     phase_ = Phase::done;
     if (committed.failed()) return committed;
   } else {
-    if (stamp_ != 0) inode.data_stamp = stamp_;
+    inode.data_stamp = std::max(inode.data_stamp, stamp_);
     flush_stamp_ = std::max(flush_stamp_, stamp_);
     phase_ = Phase::done;
     if (error_) return *error_;

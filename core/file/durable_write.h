@@ -5,6 +5,9 @@
 //                                              device write, commit    durable
 //                                              holds are kept          nothing is held
 //
+// Who listens to the ticket (core/io/completion.h) calls landed() from there, and may let go of
+// everything if nothing is to be committed; advance() goes on from that.
+//
 // What O_DSYNC (data) and O_SYNC (all) cost:
 //
 //                      | pure overwrite                   | anything else
@@ -39,8 +42,20 @@ class DurableWrite {
 
   // Begins a run of device writes. What the caller adds to the gather, in this attempt, is the data
   // of a placement whose segments are placed; the memory stays as it is until advance() has ended.
-  // May be called again once advance() has: settle() is for all runs together.
+  // May be called again once advance() or await_data() has ended: settle() is for all runs together.
   IoGather begin(FileContext& context, const Inode& inode, SyncLevel wanted);
+
+  // The first part of advance(), as far as the device.
+  Attempt<void> await_data(FileContext& context, Inode& inode, const Placement& placement,
+                           uint64_t end, NodePins& pins);
+  // Bytes of the run have gone with the write of another, which has been committed. To be called
+  // between await_data() and advance(), or in place of begin() and await_data() if all have.
+  void joined(FileContext& context, Inode& inode, SyncLevel wanted);
+  // The device has done the run's data, without error. `ended`: nothing is to be committed, and the
+  // caller lets go of the blocks, so that advance() must not look at them any more.
+  void landed(FileContext& context, Inode& inode, bool ended);
+  // After landed(): whether something is left for advance() or settle().
+  bool owes(const FileContext& context) const;
 
   // Waits for the device, counts the change of the contents (touch_contents()), and commits what
   // must be: the placement, the size up to `end` (where the data ends, not its last block), and
@@ -62,11 +77,14 @@ class DurableWrite {
 
   void save_times(FileContext& context, Inode& inode, NodePins& pins, std::optional<Restart>& wait);
   void require(JournalSeq seq);
+  void touch(FileContext& context, Inode& inode);
+  void clear_run(SyncLevel wanted);
 
   Phase phase_ = Phase::idle;
   SyncLevel wanted_ = SyncLevel::none;
   bool fua_ = false;
   bool touched_ = false;
+  bool ended_ = false;  // with landed()
   bool times_saved_ = false;
   bool needed_commit_ = false;  // at some time
   std::optional<Error> error_;  // of the times; told when the device is done

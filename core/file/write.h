@@ -55,7 +55,8 @@ struct WriteRequest {
   // Writeback of mapped pages by the kernel: data that somebody has stored already, so it may take
   // from the writeback reserve.
   bool kernel_writeback = false;
-  SyncLevel sync = SyncLevel::none;  // write_through() sees to it; others leave it to fsync()
+  // write_through() and write_direct() see to it; write_buffered() leaves it to fsync().
+  SyncLevel sync = SyncLevel::none;
   WriteSource* source = nullptr;     // in place of `data`; write_direct() only
 
   uint64_t len() const { return source != nullptr ? source->len() : data.size(); }
@@ -98,8 +99,8 @@ struct WriteStash {
 // its own, never over them.
 Attempt<size_t> write_buffered(FileContext& context, Inode& inode, const WriteRequest& request,
                                WriteStash& stash);
-// The same, and the bytes are on their way past every cache of ours when it returns (durable after
-// a flush, as any O_DIRECT write).
+// The same, and the bytes are past every cache of ours when it returns: durable as far as
+// `request.sync` says, else after a flush, as any O_DIRECT write.
 Attempt<size_t> write_direct(FileContext& context, Inode& inode, const WriteRequest& request,
                              WriteStash& stash);
 

@@ -17,10 +17,12 @@
 // An overwrite ends with its device write, on the thread that reaps it (core/io/completion.h).
 //
 // The blocker state and the range are held until the end. While they are, nobody adds a folio of
-// the range, changes its extents or writes its blocks.
+// the range, changes its extents or writes its blocks. What the caller wants durable is waited for
+// after that (durable_write.h).
 #include <algorithm>
 #include <cstring>
 
+#include "core/file/durable_write.h"
 #include "core/file/placement.h"
 #include "core/file/write.h"
 #include "core/file/writeback.h"
@@ -57,13 +59,12 @@ struct Direct final : WriteStash::Work, IoCompletion {
   void leave();
   FinishNeeds release(const Result<void>& result) override;
   void finish() override;
-  bool owes_flush() const;
 
   // The operation's, which outlives its stash's work.
   FileContext& context;
   Inode& inode;
   const uint64_t wanted;
-  const SyncLevel sync;  // that the caller sees to when this has returned
+  const SyncLevel sync;
   WriteSource* const source;
   WriteStash& stash;
 
@@ -92,12 +93,12 @@ struct Direct final : WriteStash::Work, IoCompletion {
   uint64_t joined_end = 0;  // of what others have added to our edges
   AlignedBuffer bounce;     // of the whole blocks, if their memory does not do
   Placement placement;
-  Ref<IoTicket> ticket;
+  Ref<IoTicket> ticket;  // of reading edges
+  DurableWrite device;
   IoGuard guard;
-  WriteStamp stamp = 0;
+  bool cut_short = false;  // by an error after a part
   bool alone = false;      // joins nobody: that has failed, or cannot be
   bool unaligned = false;  // counted as such
-  bool touched = false;    // the contents have been counted as changed
   bool in_flight = false;  // counted
   bool released = false;   // an overwrite that the device is done with: nothing is held any more
 
@@ -159,7 +160,7 @@ void Direct::leave() {
   if (source != nullptr) source->let_go();
   busy.release();
   hold.release();
-  released = touched = false;
+  released = false;
   joined_end = 0;
   phase = Phase::locking;
 }
@@ -173,13 +174,10 @@ FinishNeeds Direct::release(const Result<void>& result) {
   if (source != nullptr) source->let_go();
   needs.error = !result.ok();
   if (result.ok()) {
-    stamp = context.write_cache.note_write();
-    touch_contents(context, inode);
-    touched = true;
     needs.transaction = has_joined() || placement.needs_commit(inode, size_end());
+    device.landed(context, inode, !needs.transaction);
     if (!needs.transaction) {
       CHECK(!has_folios());  // dropped under the blocker state, which is still held
-      inode.data_stamp = stamp;
       released = true;
       end_edges();
     }
@@ -191,16 +189,9 @@ FinishNeeds Direct::release(const Result<void>& result) {
   }
   if (stash.done + len < wanted) needs.transaction = true;
   needs.attempt = stash.end == nullptr;
-  needs.flush = owes_flush();
+  needs.flush = result.ok() && device.owes(context);
   needs.invalidation = stash.end != nullptr && stash.end->must_invalidate();
   return needs;
-}
-
-// O_DSYNC asks for the blocks' mapping, too; O_SYNC for the times, which are in memory only.
-bool Direct::owes_flush() const {
-  if (sync == SyncLevel::none) return false;
-  return sync == SyncLevel::all || !context.write_cache.durable(stamp) ||
-         inode.data_seq > context.store.journal().durable_seq();
 }
 
 void Direct::finish() {
@@ -415,11 +406,10 @@ bool begin_bounce(FileContext& context, const WriteRequest& request, Direct& dir
   return false;
 }
 
-void submit(FileContext& context, const WriteRequest& request, Direct& direct) {
+void submit(FileContext& context, Inode& inode, const WriteRequest& request, Direct& direct) {
   if (direct.has_first_edge()) fill_edge(request, direct, direct.own.first, direct.first);
   if (direct.has_last_edge()) fill_edge(request, direct, direct.last_block(), direct.last);
-  direct.ticket = make_ref<IoTicket>();
-  IoGather writes(context.device, IoKind::write, direct.ticket);
+  IoGather writes = direct.device.begin(context, inode, direct.sync);
   for (const Placement::Segment& segment : direct.placement.segments()) {
     for (FileBlock at = segment.range.first; at < segment.range.end;) {
       const ConstBytes run = memory_of(request, direct, at);
@@ -429,7 +419,7 @@ void submit(FileContext& context, const WriteRequest& request, Direct& direct) {
     }
   }
   writes.submit();
-  direct.arm(context.completions, direct.ticket);
+  direct.arm(context.completions, direct.device.ticket());
   direct.in_flight = true;
   DirectStats& stats = context.direct;
   stats.in_flight_max = std::max(stats.in_flight_max, ++stats.in_flight);
@@ -441,9 +431,8 @@ Attempt<bool> await_joined(FileContext& context, Inode& inode, Direct& direct) {
     if (!edge->joined) continue;
     ATTEMPT(const bool written, edge->joined->wait());
     if (!written) return false;
-    direct.stamp = std::max(direct.stamp, context.write_cache.last_write());
   }
-  if (!std::exchange(direct.touched, true)) touch_contents(context, inode);
+  direct.device.joined(context, inode, direct.sync);
   return true;
 }
 
@@ -473,15 +462,17 @@ Attempt<void> write_round(FileContext& context, Inode& inode, const WriteRequest
       if (!locked.ok()) return locked;
       begin_bounce(context, request, direct);
     }
-    submit(context, request, direct);
+    submit(context, inode, request, direct);
     direct.phase = Phase::writing;
   }
   // What follows an error, or what could not be done at once: see release().
   if (direct.phase == Phase::writing) {
-    ATTEMPT_OK(direct.ticket->wait());
-    direct.phase = Phase::joining;
+    // An error is told once.
+    const Attempt<void> written =
+        direct.device.await_data(context, inode, direct.placement, direct.size_end(), pins);
+    if (!written.ok()) return written;
+    direct.phase = direct.has_joined() ? Phase::joining : Phase::committing;
   }
-  if (direct.released) return {};
   if (direct.phase == Phase::joining) {
     ATTEMPT(const bool written, await_joined(context, inode, direct));
     if (!written) {
@@ -491,11 +482,9 @@ Attempt<void> write_round(FileContext& context, Inode& inode, const WriteRequest
     }
     direct.phase = Phase::committing;
   }
-  if (direct.placement.needs_commit(inode, direct.size_end())) {
-    ATTEMPT_OK(direct.placement.commit(context, inode, direct.size_end(), direct.stamp, pins));
-  } else {
-    inode.data_stamp = std::max(inode.data_stamp, direct.stamp);
-  }
+  const Attempt<void> committed =
+      direct.device.advance(context, inode, direct.placement, direct.size_end(), pins);
+  if (!committed.ok()) return committed;
   direct.end_edges();
   return {};
 }
@@ -507,13 +496,16 @@ Attempt<size_t> write_direct(FileContext& context, Inode& inode, const WriteRequ
   ATTEMPT_OK(check_write(context, inode, request, stash));
   if (!stash.work) stash.work = std::make_unique<Direct>(context, inode, request, stash);
   Direct& direct = static_cast<Direct&>(*stash.work);
-  while (stash.done < request.len()) {
+  while (stash.done < request.len() && !direct.cut_short) {
     if (direct.phase == Phase::fetching) {
       Attempt<bool> fetched = direct.source->fetch(stash.done);
       if (fetched.must_restart() || (fetched.failed() && stash.done == 0)) {
         return Unfinished(fetched);
       }
-      if (fetched.failed() || !fetched.value()) break;
+      if (fetched.failed() || !fetched.value()) {
+        direct.cut_short = true;
+        break;
+      }
       direct.phase = Phase::locking;
     }
     const Attempt<void> round = write_round(context, inode, request, stash, direct);
@@ -526,8 +518,9 @@ Attempt<size_t> write_direct(FileContext& context, Inode& inode, const WriteRequ
     note_progress();
     if (round.ok()) continue;
     if (stash.done == 0) return round.error();
-    break;
+    direct.cut_short = true;
   }
+  ATTEMPT_OK(direct.device.settle(context));
   count_write(context, direct);
   return stash.done;
 }

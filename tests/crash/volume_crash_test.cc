@@ -199,11 +199,13 @@ class History {
       first -= first % kSectorsPerBlock;
       count += kSectorsPerBlock - count % kSectorsPerBlock;
     }
-    static constexpr const char* kNames[] = {"buffered", "direct", "mapped", "dsync", "sync"};
+    static constexpr const char* kNames[] = {"buffered", "direct", "mapped",
+                                             "dsync",    "sync",   "direct dsync",
+                                             "direct sync"};
     trace("write %llu: %llu+%llu %s\n", ull(id), ull(first), ull(count),
           kNames[static_cast<int>(how)]);
     if (!write_words(*open, first, model_.file(id).write(first, count), how)) return false;
-    if (how == How::dsync || how == How::sync) {
+    if (how >= How::dsync) {
       model_.file(id).made_durable(first, count);
       model_.made_durable(open->change);
     }
@@ -215,7 +217,9 @@ class History {
     if (what < 35) return How::buffered;
     if (what < 65) return How::direct;
     if (what < 75) return How::mapped;
-    return what < 90 ? How::dsync : How::sync;
+    if (what < 85) return How::dsync;
+    if (what < 90) return How::sync;
+    return what < 96 ? How::direct_dsync : How::direct_sync;
   }
 
   bool write_words(Open& open, uint64_t first, const std::vector<uint64_t>& words, How how) {

@@ -1,7 +1,7 @@
 // O_SYNC writes against everything else on the same blocks, and the power cut at each device write
 // of it.
 //
-//     first    O_SYNC or O_DSYNC, of: part of a page; a page; four pages, both ends in part; the
+//     first    O_SYNC or O_DSYNC, some with O_DIRECT, of: part of a page; a page; four pages, both ends in part; the
 //              end of the file and beyond
 //     second   the same kinds of write, and every other change of the same blocks; both begin at
 //              once, or the second when the first is at the device
@@ -401,7 +401,9 @@ void race(First first) {
       const auto second = static_cast<Second>(number);
       for (int which = 0; which < 12; ++which) {
         Layout layout{which % 2 == 1, static_cast<Page>(which / 2 % 3), which / 6 == 0};
-        layout.level = (which + number) % 3 == 0 ? How::sync : How::dsync;
+        constexpr How kLevels[] = {How::sync, How::dsync, How::direct_dsync, How::dsync,
+                                   How::direct_sync};
+        layout.level = kLevels[(which + number) % 5];
         layout.has_fua = (which + number) % 4 < 2;
         CAPTURE(std::string(kFirstNames[static_cast<int>(first)]));
         CAPTURE(std::string(kSecondNames[number]));

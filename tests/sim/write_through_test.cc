@@ -1,5 +1,5 @@
-// Writethroughs: which device writes they are, what is dirty afterwards, and what is left after
-// errors. Races and power cuts are in write_through_race_test.cc.
+// Writethroughs, and direct writes with the same promise: which device writes they are, what is
+// dirty afterwards, and what is left after errors. Races and power cuts are in write_through_race_test.cc.
 #include <algorithm>
 #include <memory>
 
@@ -82,13 +82,108 @@ TEST_CASE("an O_DSYNC overwrite is one device write, with FUA or a flush, and no
   }
 }
 
+TEST_CASE("an O_DIRECT|O_DSYNC overwrite is one device write, and leaves dirty pages beside it") {
+  for (const bool has_fua : {false, true}) {
+    for_each_seed(4, [&](const TestSeed& seed) {
+      CAPTURE(has_fua);
+      SimVolumeOptions options;
+      options.has_fua = has_fua;
+      SimVolume sim(seed, options);
+      File file(sim, 64 * kBlockBytes);
+      file.overwrite(sim, 20 * kBlockBytes, 3 * kBlockBytes, How::buffered);
+      sim.device().clear_log();
+      file.overwrite(sim, 8 * kBlockBytes, 4 * kBlockBytes, How::direct_dsync);
+      const Log log = log_of(sim);
+      CHECK(log.reads == 0);
+      CHECK(log.data_writes == 1);
+      CHECK(log.fua_data_writes == (has_fua ? 1 : 0));
+      CHECK(log.flushes == (has_fua ? 0 : 1));
+      CHECK(log.other_writes == 0);
+      CHECK(file.inode->mapping.dirty_count() == 3);
+      const CompletionStats& completions = sim.files().completions.stats();
+      const uint64_t owed =
+          completions.deferred_count[static_cast<size_t>(DeferReason::flush)];
+      CHECK(owed == (has_fua ? 0 : 1));
+      // The power fails now: what was written is there, what is dirty is not.
+      const Content content = file.content;
+      const Content found = after_cut(seed, sim, file);
+      CHECK(part(found, 8 * kBlockBytes, 4 * kBlockBytes) ==
+            part(content, 8 * kBlockBytes, 4 * kBlockBytes));
+      CHECK(part(found, 20 * kBlockBytes, 3 * kBlockBytes) !=
+            part(content, 20 * kBlockBytes, 3 * kBlockBytes));
+    });
+  }
+}
+
+TEST_CASE("O_DIRECT|O_SYNC and |O_DSYNC writes are durable when they return, wherever they go") {
+  for_each_seed(8, [](const TestSeed& seed) {
+    for (const How how : {How::direct_dsync, How::direct_sync}) {
+      SimVolume sim(seed);
+      File file(sim, 16 * kBlockBytes + 300);
+      REQUIRE(sim.fallocate(*file.inode, FallocateMode::punch_hole, 4 * kBlockBytes,
+                            4 * kBlockBytes, true)
+                  .ok());
+      std::fill_n(file.content.begin() + 4 * kBlockBytes, 4 * kBlockBytes, std::byte{0});
+      file.overwrite(sim, kBlockBytes, kBlockBytes, how);
+      file.overwrite(sim, 2 * kBlockBytes + 100, 50, how, false);
+      file.overwrite(sim, 3 * kBlockBytes + 1, 2 * kBlockBytes, how, false);  // into the hole
+      file.overwrite(sim, 16 * kBlockBytes + 300, kBlockBytes, how, false);   // beyond the end
+      file.overwrite(sim, 20 * kBlockBytes, kBlockBytes, how);
+      // Both halves of a buffer that was cut within a block; and one that promises nothing.
+      Random random(9);
+      const size_t half = kBlockBytes / 2;
+      const Source source = random_source(random, 4 * half, true);
+      put(file.content, 9 * kBlockBytes + half, source.bytes);
+      int left = 2;
+      const auto done = [&left](Result<size_t> result) {
+        REQUIRE(result.ok());
+        --left;
+      };
+      const ConstBytes bytes = source.bytes;
+      sim.spawn_write(*file.inode, 9 * kBlockBytes + half, bytes.first(2 * half),
+                      seed.seed % 2 == 0 ? how : How::direct, done);
+      sim.spawn_write(*file.inode, 10 * kBlockBytes + half, bytes.subspan(2 * half), how, done);
+      REQUIRE(sim.world().run_until([&left] { return left == 0; }));
+      CHECK(sim.read_all(*file.inode) == file.content);
+      const bool all = how == How::direct_sync && seed.seed % 2 == 0;
+      if (all) CHECK_FALSE(file.inode->attr_dirty);
+      const Content content = file.content;
+      const Content found = after_cut(seed, sim, file);
+      REQUIRE(found.size() == content.size());
+      // All but the first half, which nobody promised, if it promised nothing.
+      const size_t from = seed.seed % 2 == 0 ? 0 : 10 * kBlockBytes + half;
+      CHECK(part(found, from, found.size() - from) == part(content, from, content.size() - from));
+      CHECK(part(found, 0, 9 * kBlockBytes) == part(content, 0, 9 * kBlockBytes));
+    }
+  });
+}
+
+TEST_CASE("the times of an O_DIRECT|O_SYNC overwrite are written beside its data") {
+  for_each_seed(4, [](const TestSeed& seed) {
+    SimVolume sim(seed);
+    File file(sim, 16 * kBlockBytes);
+    file.overwrite(sim, kBlockBytes, kBlockBytes, How::direct_sync);
+    CHECK(log_of(sim).data_writes == 1);
+    CHECK(log_of(sim).other_writes == 1);
+    const auto& log = sim.device().log();
+    const auto is_write = [](const SimIoRecord& record) { return record.kind == IoKind::write; };
+    const auto first = std::find_if(log.begin(), log.end(), is_write);
+    const auto second = std::find_if(first + 1, log.end(), is_write);
+    CHECK(second->submit_ns < first->complete_ns);
+    const Timestamp mtime = file.inode->attr.mtime;
+    sim.world().inside([&] { file.inode.reset(); });
+    SimVolume again(seed, {}, sim.power_cut());
+    CHECK(again.lookup("file")->attr.mtime == mtime);
+  });
+}
+
 TEST_CASE("a device without a volatile cache needs neither FUA nor flush") {
-  for_each_seed(2, [](const TestSeed& seed) {
+  for_each_seed(4, [](const TestSeed& seed) {
     SimVolumeOptions options;
     options.has_volatile_cache = false;
     SimVolume sim(seed, options);
     File file(sim, 16 * kBlockBytes);
-    file.overwrite(sim, 0, kBlockBytes, How::dsync);
+    file.overwrite(sim, 0, kBlockBytes, seed.seed % 2 == 0 ? How::direct_dsync : How::dsync);
     CHECK(log_of(sim).data_writes == 1);
     CHECK(log_of(sim).fua_data_writes == 0);
     CHECK(log_of(sim).flushes == 0);

@@ -96,9 +96,10 @@ InodeRef SimVolume::lookup(std::string_view name) {
 Attempt<size_t> SimVolume::write_attempt(FileContext& files, Inode& inode, WriteRequest request,
                                          How how, WriteStash& stash) {
   request.kernel_writeback = how == How::mapped;
-  if (how == How::dsync) request.sync = SyncLevel::data;
-  if (how == How::sync) request.sync = SyncLevel::all;
-  if (how == How::direct) return write_direct(files, inode, request, stash);
+  if (how == How::dsync || how == How::direct_dsync) request.sync = SyncLevel::data;
+  if (how == How::sync || how == How::direct_sync) request.sync = SyncLevel::all;
+  const bool direct = how == How::direct || how == How::direct_dsync || how == How::direct_sync;
+  if (direct) return write_direct(files, inode, request, stash);
   if (how == How::buffered) return write_buffered(files, inode, request, stash);
   return write_through(files, inode, request, stash);
 }

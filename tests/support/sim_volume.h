@@ -52,7 +52,8 @@ class SimVolume {
   InodeRef lookup(std::string_view name);
 
   // mapped: as the kernel writes back pages of mappings; dsync, sync: as files opened so.
-  enum class How { buffered, direct, mapped, dsync, sync };
+  // From dsync on: durable when it returns.
+  enum class How { buffered, direct, mapped, dsync, sync, direct_dsync, direct_sync };
   Result<size_t> write(Inode& inode, uint64_t pos, ConstBytes data, How how, bool append = false);
   // One attempt at it.
   static Attempt<size_t> write_attempt(FileContext& files, Inode& inode, WriteRequest request,
