@@ -49,6 +49,11 @@ TEST_CASE("commands fit what the kernel passes to FUSE, and have no holes in the
   CHECK(sizeof(fusefs_clone_from) == sizeof(file_clone_range));
   CHECK(sizeof(fusefs_dedupe_range) == 64);
   CHECK(sizeof(fusefs_unshare_range) == 32);
+  CHECK(sizeof(fusefs_window_open) == 192);
+  CHECK(sizeof(fusefs_window_ref) == 24);
+  CHECK(sizeof(fusefs_window_io) == 64);
+  CHECK(sizeof(fusefs_window_hello) == 40);
+  CHECK(sizeof(fusefs_window_answer) == 8);
 }
 
 TEST_CASE("statistics are read in pieces of one snapshot, whatever happens in between") {
