@@ -223,14 +223,16 @@ struct fusefs_window_hello {
 };
 #define FUSEFS_WINDOW_HELLO_HAS_MEMORY (1u << 0) /* from the control file: answer without */
 #define FUSEFS_WINDOW_HELLO_FAULTS (1u << 1)     /* the second: brings the userfaultfd */
+#define FUSEFS_WINDOW_HELLO_FLUSH (1u << 2) /* FUSEFS_IOC_WINDOW_FLUSH; on a connection for it */
 struct fusefs_window_answer {
   __s32 error; /* an errno, or 0; EACCES: unknown window, wrong secret, another user's */
   __u32 flags; /* 0 */
 };
 
-/* On the file of the window: what has been stored is what read(2) and mmap(2) of the file show from
- * now on to everybody; fsync(2) does the same, and makes it durable. Until then they may show what
- * was there at the last of these. Direct I/O shows the present bytes always.
+/* On the file of the window, or on its control file: what has been stored is what read(2) and
+ * mmap(2) of the file show from now on to everybody; fsync(2) does the same, and makes it durable.
+ * Until then they may show what was there at the last of these. Direct I/O shows the present bytes
+ * always.
  *
  * ESTALE: no such window, or of another file, or the secret is wrong.
  */
