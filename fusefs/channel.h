@@ -38,6 +38,15 @@ class Channel {
   //   Errors  not_found: nobody waits for it (interrupted, aborted); device_gone: unmounted
   virtual Result<void> write(std::span<const iovec> message) = 0;
 
+  // Makes a file known to the kernel, so that a file of the mount can be opened as a way to it;
+  // returns its number there. Root's daemon only, after INIT has negotiated it.
+  //   Errors  not_supported, not_permitted, no_memory, symlink_loop (on a stacked filesystem)
+  virtual Result<uint32_t> open_backing(int fd) {
+    (void)fd;
+    return Error::not_supported;
+  }
+  virtual void close_backing(uint32_t id) { (void)id; }
+
   // Readable when read() has something.
   virtual int poll_fd() const = 0;
 };

@@ -1,11 +1,13 @@
 #include "fusefs/fd_channel.h"
 
 #include <fcntl.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <cerrno>
 
 #include "core/base/check.h"
+#include "fusefs/protocol.h"
 
 namespace fusefs {
 
@@ -39,5 +41,16 @@ Result<void> FdChannel::write(std::span<const iovec> message) {
     return error_from_errno(errno);
   }
 }
+
+Result<uint32_t> FdChannel::open_backing(int fd) {
+  wire::BackingMap map{};
+  map.fd = fd;
+  const int id = ioctl(fd_, wire::kIocBackingOpen, &map);
+  if (id > 0) return static_cast<uint32_t>(id);
+  // No such ioctl here: an older kernel, or no /dev/fuse.
+  return errno == ENOTTY || errno == EINVAL ? Error::not_supported : error_from_errno(errno);
+}
+
+void FdChannel::close_backing(uint32_t id) { (void)ioctl(fd_, wire::kIocBackingClose, &id); }
 
 }  // namespace fusefs

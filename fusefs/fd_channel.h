@@ -13,6 +13,8 @@ class FdChannel final : public Channel {
 
   ReadResult read(Bytes into) override;
   Result<void> write(std::span<const iovec> message) override;
+  Result<uint32_t> open_backing(int fd) override;
+  void close_backing(uint32_t id) override;
   int poll_fd() const override { return fd_; }
 
  private:

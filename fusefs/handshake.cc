@@ -70,6 +70,7 @@ KernelFacts facts_of(const fuse_init_in& offer, const fuse_init_out& answer,
   facts.setxattr_ext = has(FUSE_SETXATTR_EXT);
   facts.writeback_cache = has(FUSE_WRITEBACK_CACHE);
   facts.export_support = has(FUSE_EXPORT_SUPPORT);
+  facts.passthrough = has(wire::kInitPassthrough);
 
   facts.syncfs = options.fuseblk;
   facts.statx = offer.minor >= 39;
@@ -189,6 +190,7 @@ Result<Offer> parse_offer(ConstBytes message) {
 fuse_init_out make_init_answer(const fuse_init_in& offer, const HandshakeOptions& options) {
   uint64_t wishes = kWishes;
   if (options.kernel_writeback) wishes |= FUSE_WRITEBACK_CACHE;
+  if (options.passthrough && !options.kernel_writeback) wishes |= wire::kInitPassthrough;
   const uint64_t flags = offered_flags(offer) & wishes;
   fuse_init_out answer{};
   answer.major = FUSE_KERNEL_VERSION;
@@ -201,6 +203,11 @@ fuse_init_out make_init_answer(const fuse_init_in& offer, const HandshakeOptions
   answer.max_pages = static_cast<uint16_t>(pages_per_request());
   answer.max_write = answer.max_pages * kBlockBytes;
   answer.time_gran = 1;
+  if ((flags & wire::kInitPassthrough) != 0) {
+    const uint32_t max_stack_depth = 1;
+    std::memcpy(reinterpret_cast<std::byte*>(&answer) + wire::kInitMaxStackDepthOffset,
+                &max_stack_depth, sizeof(max_stack_depth));
+  }
   return answer;
 }
 

@@ -23,6 +23,11 @@
 //   FUSE_ALLOW_IDMAP       requests that create nothing then come without the caller's uid, which
 //                          ioctl, listxattr and fallocate need (seen on Linux 6.18)
 //
+// FUSE_PASSTHROUGH, with which the memory of a window is opened as a file of the mount (windows.h), is
+// asked for by root's daemon: others may not use it. The kernel refuses it together with its
+// writeback cache. The mount then counts as a stacked filesystem of depth 1 of 2: an overlay over
+// it works, an overlay over that does not.
+//
 // FUSE_ASYNC_DIO is asked for: without it libaio runs one request at a time. What it leaves stale
 // in Linux before 7.2 is repaired write by write (ops_data.cc).
 #pragma once
@@ -42,6 +47,7 @@ struct HandshakeOptions {
   bool patch = true;
   bool fuseblk = false;  // SYNCFS will be sent
   bool kernel_writeback = false;
+  bool passthrough = false;  // asked for by root's daemons; not with kernel_writeback
   uint32_t max_background = 64;
   uint32_t timeout_ms = 10'000;
 };

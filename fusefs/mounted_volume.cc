@@ -1,6 +1,7 @@
 #include "fusefs/mounted_volume.h"
 
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -35,6 +36,16 @@ std::string open_failure(const std::string& source, Error error, const std::stri
     default:
       return text + where;
   }
+}
+
+// Negotiated is not allowed: in a container root may lack the capability.
+bool can_back_files(Channel& channel) {
+  const OwnedFd memory(memfd_create("fusefs-test", MFD_CLOEXEC));
+  if (!memory) return false;
+  const Result<uint32_t> backing = channel.open_backing(memory.get());
+  if (!backing.ok()) return false;
+  channel.close_backing(backing.value());
+  return true;
 }
 
 uint32_t threads_for(const MountOptions& options) {
@@ -153,7 +164,10 @@ Result<void> MountedVolume::begin_serving(std::string* message) {
   handshake.fuseblk = fuseblk_;
   handshake.max_background = options_.max_background;
   handshake.kernel_writeback = options_.kernel_writeback;
+  handshake.passthrough = geteuid() == 0;
   TRY(server_->kernel(), shake_hands(*channel_, session_->get(), handshake, message));
+  KernelFacts& kernel = server_->kernel();
+  kernel.passthrough = kernel.passthrough && can_back_files(*channel_);
 
   const Bytes buffers = server_->buffers().region();
   const iovec registered{buffers.data(), buffers.size()};

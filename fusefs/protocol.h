@@ -5,6 +5,7 @@
 #pragma once
 
 #include <linux/fuse.h>
+#include <linux/ioctl.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -22,6 +23,22 @@ inline constexpr uint32_t kOpcodeEnd = 54;  // of those that are known
 // INIT flags, bit numbers as in the kernel; from 32 up they travel in flags2.
 
 inline constexpr uint64_t kInitDirectIoAllowMmap = 1ull << 36;
+inline constexpr uint64_t kInitPassthrough = 1ull << 37;
+// Of fuse_init_out, where older headers have unused words.
+inline constexpr size_t kInitMaxStackDepthOffset = 36;
+
+// Open flag: fuse_open_out ends with the number of a backing file instead of padding.
+inline constexpr uint32_t kOpenPassthrough = 1u << 7;
+
+// A file of ours that the kernel may read and map in place of one of the mount.
+struct BackingMap {
+  int32_t fd;
+  uint32_t flags;
+  uint64_t padding;
+};
+static_assert(sizeof(BackingMap) == 16);
+inline constexpr unsigned long kIocBackingOpen = _IOW(229, 1, BackingMap);
+inline constexpr unsigned long kIocBackingClose = _IOW(229, 2, uint32_t);
 
 // libfuse and the kernel agree on this version as the newest whose requests we decode.
 inline constexpr uint32_t kMinorMax = 45;

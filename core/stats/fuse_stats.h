@@ -44,6 +44,7 @@ struct KernelFacts {
   bool setxattr_ext = false;
   bool writeback_cache = false;
   bool export_support = false;
+  bool passthrough = false;
   bool create_supp_group = false;
   bool allow_idmap = false;
   bool syncfs = false;

@@ -35,6 +35,7 @@ constexpr StatEntry kKernel[] = {
     {"kernel.setxattr_ext", boolean, fact, "setting an ACL may clear sgid"},
     {"kernel.writeback_cache", boolean, fact, "the kernel keeps what is written to files"},
     {"kernel.export_support", boolean, fact, "file handles survive eviction (NFS)"},
+    {"kernel.passthrough", boolean, fact, "memory of windows is opened as files of the mount"},
     {"kernel.create_supp_group", boolean, fact, "the caller's group of a setgid directory is told"},
     {"kernel.allow_idmap", boolean, fact, "idmapped mounts"},
     {"kernel.syncfs", boolean, fact, "SYNCFS is served"},

@@ -37,6 +37,7 @@ Json kernel_section(const KernelFacts& kernel) {
   json["setxattr_ext"] = kernel.setxattr_ext;
   json["writeback_cache"] = kernel.writeback_cache;
   json["export_support"] = kernel.export_support;
+  json["passthrough"] = kernel.passthrough;
   json["create_supp_group"] = kernel.create_supp_group;
   json["allow_idmap"] = kernel.allow_idmap;
   json["syncfs"] = kernel.syncfs;

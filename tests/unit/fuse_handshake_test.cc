@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <cstring>
 #include <string>
 
 #include "fusefs/fd_channel.h"
@@ -45,6 +46,30 @@ TEST_CASE("the answer to INIT has what libfuse cannot ask for, and nothing that 
   }
   offer.minor = 99;
   CHECK(make_init_answer(offer, options).minor == wire::kMinorMax);
+}
+
+TEST_CASE("passthrough is asked for with its depth, and never with the kernel's writeback cache") {
+  const auto depth_of = [](const fuse_init_out& answer) {
+    uint32_t depth = 0;
+    std::memcpy(&depth, reinterpret_cast<const std::byte*>(&answer) + 36, sizeof(depth));
+    return depth;
+  };
+  HandshakeOptions options;
+  fuse_init_out answer = make_init_answer(modern_offer(), options);
+  CHECK((flags_of(answer) & wire::kInitPassthrough) == 0);
+  CHECK(depth_of(answer) == 0);
+  options.passthrough = true;
+  answer = make_init_answer(modern_offer(), options);
+  CHECK((flags_of(answer) & wire::kInitPassthrough) != 0);
+  CHECK(depth_of(answer) == 1);
+  options.kernel_writeback = true;
+  answer = make_init_answer(modern_offer(), options);
+  CHECK((flags_of(answer) & wire::kInitPassthrough) == 0);
+  CHECK(depth_of(answer) == 0);
+  options.kernel_writeback = false;
+  fuse_init_in offer = modern_offer();
+  offer.flags2 = 0;
+  CHECK(depth_of(make_init_answer(offer, options)) == 0);
 }
 
 TEST_CASE("after the handshake statistics know what is active") {
