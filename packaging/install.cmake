@@ -2,7 +2,13 @@
 include(GNUInstallDirs)
 
 install(TARGETS fusefs RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
-install(FILES fusefs/fusefs_ioctl.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+install(TARGETS fusefs_client fusefs_client_shared
+        LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
+install(FILES fusefs/fusefs_ioctl.h fusefs/client/fusefs.h
+        DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+configure_file(fusefs/client/libfusefs.pc.in ${PROJECT_BINARY_DIR}/packaging/libfusefs.pc @ONLY)
+install(FILES ${PROJECT_BINARY_DIR}/packaging/libfusefs.pc
+        DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 
 # The names that mkfs(8), fsck(8) and mount(8) look for.
 file(MAKE_DIRECTORY ${PROJECT_BINARY_DIR}/links)
@@ -11,6 +17,11 @@ foreach(name mkfs.fusefs fsck.fusefs mount.fusefs)
   install(FILES ${PROJECT_BINARY_DIR}/links/${name} DESTINATION ${CMAKE_INSTALL_SBINDIR})
 endforeach()
 
+install(FILES packaging/man/fusefs_pin.3 DESTINATION ${CMAKE_INSTALL_MANDIR}/man3)
+foreach(name fusefs_map fusefs_size fusefs_io fusefs_flush fusefs_unmap fusefs_error)
+  file(WRITE ${PROJECT_BINARY_DIR}/links/${name}.3 ".so man3/fusefs_pin.3\n")
+  install(FILES ${PROJECT_BINARY_DIR}/links/${name}.3 DESTINATION ${CMAKE_INSTALL_MANDIR}/man3)
+endforeach()
 install(FILES packaging/man/fusefs.5 DESTINATION ${CMAKE_INSTALL_MANDIR}/man5)
 install(FILES packaging/man/fusefs.8 packaging/man/mkfs.fusefs.8 packaging/man/fsck.fusefs.8
               packaging/man/mount.fusefs.8

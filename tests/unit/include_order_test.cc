@@ -72,6 +72,11 @@ std::string why_not(const std::string& from, const std::string& to) {
   if (is_under(to, "tests")) return "tests are not part of the program";
   if (is_under(from, "cli")) return "";
   if (is_under(to, "cli")) return "nothing knows the command line";
+  if (is_under(from, "fusefs/client")) {
+    if (is_under(to, "fusefs/client") || to == "fusefs/fusefs_ioctl.h") return "";
+    return "the library for programs knows the ioctls only";
+  }
+  if (is_under(to, "fusefs/client")) return "the library is for programs";
   if (is_under(from, "fusefs")) return "";
   if (is_under(to, "fusefs")) return "the core knows no FUSE";
   if (!is_under(from, "core") || !is_under(to, "core")) return "";
@@ -104,6 +109,11 @@ TEST_CASE("the order of the folders is what the design says") {
   CHECK_FALSE(why_not("core/base/a.h", "core/engine/b.h").empty());
   CHECK_FALSE(why_not("core/file/a.h", "fusefs/b.h").empty());
   CHECK_FALSE(why_not("fusefs/a.h", "cli/b.h").empty());
+  CHECK(why_not("fusefs/client/a.c", "fusefs/client/b.h").empty());
+  CHECK(why_not("fusefs/client/a.c", "fusefs/fusefs_ioctl.h").empty());
+  CHECK_FALSE(why_not("fusefs/client/a.c", "fusefs/protocol.h").empty());
+  CHECK_FALSE(why_not("fusefs/client/a.c", "core/base/error.h").empty());
+  CHECK_FALSE(why_not("fusefs/daemon.cc", "fusefs/client/a.h").empty());
   CHECK_FALSE(why_not("core/file/a.h", "tests/support/b.h").empty());
 }
 

@@ -1,0 +1,120 @@
+/* A mapped window: its faults go to the daemon, by a userfaultfd that it gets. */
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/userfaultfd.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "fusefs/client/window.h"
+
+/* Newer than the headers that this must build with: Linux 6.6, 6.1 and 5.11. */
+#define FEATURE_POISON ((__u64)1 << 14)
+#define NEW_FAULT_FD _IO(0xAA, 0)
+#define USER_MODE_ONLY 1
+
+#define FEATURES                                                                                   \
+  ((__u64)UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MINOR_SHMEM | UFFD_FEATURE_PAGEFAULT_FLAG_WP | \
+   UFFD_FEATURE_WP_HUGETLBFS_SHMEM | FEATURE_POISON)
+
+/* Best: also for faults within system calls, which takes a privilege. */
+static int new_userfaultfd(void) {
+  const int flags = O_CLOEXEC | O_NONBLOCK;
+  int fd = (int)syscall(SYS_userfaultfd, flags);
+  if (fd >= 0) return fd;
+  const int device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+  if (device >= 0) {
+    fd = ioctl(device, NEW_FAULT_FD, flags);
+    close(device);
+    if (fd >= 0) return fd;
+  }
+  return (int)syscall(SYS_userfaultfd, flags | USER_MODE_ONLY);
+}
+
+static int register_memory(int faults, const struct window* window) {
+  struct uffdio_api api = {.api = UFFD_API, .features = FEATURES};
+  if (ioctl(faults, UFFDIO_API, &api) != 0) {
+    return fail(errno == EINVAL ? ENOSYS : errno, "userfaultfd of this kernel (Linux 6.6 can)");
+  }
+  struct uffdio_register range = {
+      .range = {.start = (uintptr_t)window->memory, .len = window->bytes},
+      .mode = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_MINOR | UFFDIO_REGISTER_MODE_WP};
+  if (ioctl(faults, UFFDIO_REGISTER, &range) != 0) return fail(errno, "registering the memory");
+  return 0;
+}
+
+/* ---- the daemon's death ---- */
+
+static void wait_for(struct pollfd* fds, nfds_t count) {
+  while (poll(fds, count, -1) < 0 && errno == EINTR) {
+  }
+}
+
+/* If the daemon dies nobody serves the faults, and the kernel would give out zeroes. Instead the
+ * memory becomes that of an empty file, which is SIGBUS. The userfaultfd is closed after that: who
+ * waits in a fault then finds it so.
+ */
+static void* watch_daemon(void* argument) {
+  struct window* window = argument;
+  struct pollfd fds[2] = {{.fd = window->watch_ends[0], .events = POLLRDHUP},
+                          {.fd = window->socket, .events = POLLRDHUP}};
+  wait_for(fds, 2);
+  if (fds[0].revents != 0) return NULL;
+  const int empty = (int)syscall(SYS_memfd_create, "fusefs-dead", MFD_CLOEXEC);
+  if (empty < 0) return NULL; /* what has been loaded stays, the rest never comes */
+  mmap(window->memory, window->bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, empty, 0);
+  close(empty);
+  const int faults = window->faults;
+  window->faults = -1;
+  close(faults);
+  return NULL;
+}
+
+static int start_watch(struct window* window) {
+  if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, window->watch_ends) != 0) {
+    window->watch_ends[0] = window->watch_ends[1] = -1;
+    return fail(errno, "a socket pair");
+  }
+  /* Signals are the program's business. */
+  sigset_t all;
+  sigset_t before;
+  sigfillset(&all);
+  pthread_attr_t attributes;
+  pthread_attr_init(&attributes);
+  pthread_attr_setstacksize(&attributes, 64u << 10);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  const int error = pthread_create(&window->watcher, &attributes, watch_daemon, window);
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  pthread_attr_destroy(&attributes);
+  if (error != 0) return fail(error, "a thread that watches for the daemon's end");
+  window->watched = true;
+  return 0;
+}
+
+void stop_watch(struct window* window) {
+  if (!window->watched) return;
+  shutdown(window->watch_ends[1], SHUT_RDWR);
+  pthread_join(window->watcher, NULL);
+  window->watched = false;
+}
+
+int serve_faults(struct window* window) {
+  window->faults = new_userfaultfd();
+  if (window->faults < 0) return fail(errno, "userfaultfd");
+  if (madvise(window->memory, window->bytes, MADV_DONTFORK) != 0) return fail(errno, "madvise");
+  if (register_memory(window->faults, window) != 0) return -1;
+  const struct fusefs_window_hello hello = {.version = 1,
+                                            .flags = FUSEFS_WINDOW_HELLO_FAULTS,
+                                            .ref = window->ref,
+                                            .address = (uintptr_t)window->memory};
+  if (ask(window->socket, &hello, window->faults, NULL) != 0) return -1;
+  return start_watch(window);
+}

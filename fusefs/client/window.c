@@ -1,0 +1,268 @@
+/* The windows of this process, and the functions of fusefs.h. */
+#include "fusefs/client/window.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "fusefs/client/fusefs.h"
+
+#define BLOCK_BYTES 4096u
+
+/* Held for as long as it takes to find, put in or take out. */
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+static struct window* windows;
+
+static void close_window(struct window* window) {
+  const int fds[] = {window->watch_ends[0], window->watch_ends[1], window->faults, window->control,
+                     window->socket};
+  for (size_t i = 0; i < sizeof fds / sizeof fds[0]; ++i) {
+    if (fds[i] >= 0) close(fds[i]);
+  }
+  free(window);
+}
+
+/* ---- fork ---- */
+
+static void lock_for_fork(void) { pthread_mutex_lock(&mutex); }
+static void unlock_after_fork(void) { pthread_mutex_unlock(&mutex); }
+
+/* Mapped windows are not there in the child, nor are their threads; it must not seem to hold them.
+ */
+static void forget_mapped_windows(void) {
+  struct window** place = &windows;
+  while (*place != NULL) {
+    struct window* window = *place;
+    if (window->mapped) {
+      *place = window->next;
+      close_window(window);
+    } else {
+      place = &window->next;
+    }
+  }
+  pthread_mutex_unlock(&mutex);
+}
+
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static void watch_forks(void) {
+  pthread_atfork(lock_for_fork, unlock_after_fork, forget_mapped_windows);
+}
+
+/* ---- opening ---- */
+
+static int ask_for_window(int fd, struct fusefs_window_open* window_open) {
+  if (ioctl(fd, FUSEFS_IOC_WINDOW_OPEN, window_open) == 0) return 0;
+  return fail(errno, "a window on [%llu, +%llu) of descriptor %d",
+              (unsigned long long)window_open->pos, (unsigned long long)window_open->len, fd);
+}
+
+/* The memory's descriptor; `window_open` is asked again where only the socket can be reached. */
+static int fetch(int fd, struct fusefs_window_open* window_open, struct window* window) {
+  if ((window_open->road & FUSEFS_WINDOW_ROAD_FILE) != 0 &&
+      (window_open->flags & FUSEFS_WINDOW_SOCKET) == 0) {
+    const int memory = fetch_by_file(fd, window_open, window);
+    if (memory >= 0) return memory;
+    if ((window_open->road & FUSEFS_WINDOW_ROAD_SOCKET) == 0) {
+      window_open->flags |= FUSEFS_WINDOW_SOCKET;
+      if (ask_for_window(fd, window_open) != 0) return -1;
+    }
+  }
+  window->ref.window = window_open->window;
+  memcpy(window->ref.secret, window_open->secret, sizeof window->ref.secret);
+  return fetch_by_socket(window_open, window);
+}
+
+static int map_memory(int fd, struct fusefs_window_open* window_open, struct window* window) {
+  if (ask_for_window(fd, window_open) != 0) return -1;
+  window->ref.window = window_open->window;
+  memcpy(window->ref.secret, window_open->secret, sizeof window->ref.secret);
+  const int memory = fetch(fd, window_open, window);
+  if (memory < 0) return -1;
+  window->bytes = window_open->mapped_bytes;
+  const int protection =
+      (window_open->flags & FUSEFS_WINDOW_WRITE) != 0 ? PROT_READ | PROT_WRITE : PROT_READ;
+  void* at = mmap(NULL, window->bytes, protection, MAP_SHARED, memory, 0);
+  const int error = errno;
+  close(memory);
+  if (at == MAP_FAILED) return fail(error, "mapping %zu bytes", window->bytes);
+  window->memory = at;
+  return window->mapped ? serve_faults(window) : 0;
+}
+
+static void* open_window(int fd, off_t offset, size_t length, unsigned flags, __u32 kind) {
+  if ((flags & ~(FUSEFS_WRITE | FUSEFS_SOCKET)) != 0) {
+    fail(EINVAL, "flags 0x%x", flags);
+    return NULL;
+  }
+  if (offset < 0 || offset % BLOCK_BYTES != 0 || length > SIZE_MAX - BLOCK_BYTES) {
+    fail(EINVAL, "a window at %lld, %zu bytes", (long long)offset, length);
+    return NULL;
+  }
+  if (kind == FUSEFS_WINDOW_MAPPED && (flags & FUSEFS_WRITE) == 0) {
+    fail(EPERM, "a mapped window is for writing; to read, use fusefs_pin or mmap");
+    return NULL;
+  }
+  pthread_once(&once, watch_forks);
+  struct stat st;
+  if (fstat(fd, &st) != 0) {
+    fail(errno, "descriptor %d", fd);
+    return NULL;
+  }
+  struct window* window = malloc(sizeof *window);
+  if (window == NULL) {
+    fail(ENOMEM, "memory");
+    return NULL;
+  }
+  *window = (struct window){.mount = st.st_dev,
+                            .control = -1,
+                            .socket = -1,
+                            .mapped = kind == FUSEFS_WINDOW_MAPPED,
+                            .faults = -1,
+                            .watch_ends = {-1, -1}};
+  struct fusefs_window_open window_open = {
+      .version = 1,
+      .flags = kind,
+      .pos = (__u64)offset,
+      .len = (length + BLOCK_BYTES - 1) / BLOCK_BYTES * BLOCK_BYTES};
+  if ((flags & FUSEFS_WRITE) != 0) window_open.flags |= FUSEFS_WINDOW_WRITE;
+  /* A mapped window needs the socket in any case. */
+  if ((flags & FUSEFS_SOCKET) != 0 || kind == FUSEFS_WINDOW_MAPPED) {
+    window_open.flags |= FUSEFS_WINDOW_SOCKET;
+  }
+  if (map_memory(fd, &window_open, window) != 0) {
+    const int error = errno;
+    stop_watch(window);
+    if (window->memory != NULL) munmap(window->memory, window->bytes);
+    close_window(window);
+    errno = error;
+    return NULL;
+  }
+  void* memory = window->memory;
+  pthread_mutex_lock(&mutex);
+  window->next = windows;
+  windows = window;
+  pthread_mutex_unlock(&mutex);
+  return memory;
+}
+
+void* fusefs_pin(int fd, off_t offset, size_t length, unsigned flags) {
+  return open_window(fd, offset, length, flags, FUSEFS_WINDOW_PINNED);
+}
+
+void* fusefs_map(int fd, off_t offset, size_t length, unsigned flags) {
+  return open_window(fd, offset, length, flags, FUSEFS_WINDOW_MAPPED);
+}
+
+/* ---- using ---- */
+
+/* Copies of what is needed without the mutex. */
+struct found {
+  bool found;
+  size_t bytes;
+  __u64 pos; /* in the window */
+  dev_t mount;
+  struct fusefs_window_ref ref;
+  int control; /* a descriptor of its own */
+  char address[64];
+};
+
+/* The window that has `address` in it. With `for_flush`, found.control is to be closed. */
+static struct found find(const void* address, bool for_flush) {
+  struct found found = {.control = -1};
+  pthread_mutex_lock(&mutex);
+  for (const struct window* window = windows; window != NULL; window = window->next) {
+    const uintptr_t pos = (uintptr_t)address - (uintptr_t)window->memory;
+    if (pos >= window->bytes) continue;
+    found.found = true;
+    found.bytes = window->bytes;
+    found.pos = pos;
+    found.mount = window->mount;
+    found.ref = window->ref;
+    memcpy(found.address, window->address, sizeof found.address);
+    if (for_flush && window->control >= 0) {
+      found.control = fcntl(window->control, F_DUPFD_CLOEXEC, 0);
+    }
+    break;
+  }
+  pthread_mutex_unlock(&mutex);
+  return found;
+}
+
+size_t fusefs_size(const void* window) {
+  const struct found found = find(window, false);
+  return found.found && found.pos == 0 ? found.bytes : 0;
+}
+
+ssize_t fusefs_io(void* in_window, size_t length, int fd, off_t offset, unsigned flags) {
+  if ((flags & ~FUSEFS_WRITE) != 0) return fail(EINVAL, "flags 0x%x", flags);
+  const struct found found = find(in_window, false);
+  if (!found.found) return fail(EINVAL, "no window has the address %p", in_window);
+  if (length > found.bytes - found.pos) {
+    return fail(EINVAL, "%zu bytes from %p on are more than the window", length, in_window);
+  }
+  struct stat st;
+  if (fstat(fd, &st) != 0) return fail(errno, "descriptor %d", fd);
+  if (st.st_dev != found.mount) return fail(EXDEV, "descriptor %d is of another mount", fd);
+  size_t done = 0;
+  while (done < length) {
+    const size_t rest = length - done;
+    struct fusefs_window_io io = {.version = 1,
+                                  .flags = (flags & FUSEFS_WRITE) != 0 ? FUSEFS_WINDOW_IO_WRITE : 0,
+                                  .ref = found.ref,
+                                  .window_pos = found.pos + done,
+                                  .file_pos = (__u64)offset + done,
+                                  .len = rest < FUSEFS_WINDOW_IO_MAX ? rest : FUSEFS_WINDOW_IO_MAX};
+    if (ioctl(fd, FUSEFS_IOC_WINDOW_IO, &io) != 0) {
+      if (errno == EINTR) continue;
+      if (done > 0) break;
+      return fail(errno, "%s descriptor %d at %lld, %zu bytes",
+                  (flags & FUSEFS_WRITE) != 0 ? "writing" : "reading", fd, (long long)offset,
+                  length);
+    }
+    done += io.done;
+    if (io.done < io.len) break;
+  }
+  return (ssize_t)done;
+}
+
+int fusefs_flush(void* window) {
+  struct found found = find(window, true);
+  if (!found.found || found.pos != 0) return fail(EINVAL, "no window begins at %p", window);
+  if (found.control >= 0) {
+    const int status = ioctl(found.control, FUSEFS_IOC_WINDOW_FLUSH, &found.ref);
+    const int error = errno;
+    close(found.control);
+    return status == 0 ? 0 : fail(error, "flushing");
+  }
+  /* On a connection of its own: that of the window may be shared with a parent or a child. */
+  const int socket = connect_to(found.address);
+  if (socket < 0) return -1;
+  const struct fusefs_window_hello hello = {
+      .version = 1, .flags = FUSEFS_WINDOW_HELLO_FLUSH, .ref = found.ref};
+  const int status = ask(socket, &hello, -1, NULL);
+  const int error = errno;
+  close(socket);
+  errno = error;
+  return status;
+}
+
+int fusefs_unmap(void* memory) {
+  pthread_mutex_lock(&mutex);
+  struct window** place = &windows;
+  while (*place != NULL && (*place)->memory != memory) place = &(*place)->next;
+  struct window* window = *place;
+  if (window != NULL) *place = window->next;
+  pthread_mutex_unlock(&mutex);
+  if (window == NULL) return fail(EINVAL, "no window begins at %p", memory);
+  stop_watch(window);
+  munmap(window->memory, window->bytes);
+  close_window(window);
+  return 0;
+}
