@@ -154,6 +154,8 @@ Attempt<void> write_from_cache(FuseOperation& op, Inode& inode, const WriteKind&
                                const WriteRequest& whole, WriteOpStash& stash) {
   ReplacedRanges& replaced = op.server().replaced_ranges();
   const uint64_t end = whole.pos + whole.data.size();
+  // With its completion, if it is one part: then there is nothing to look at between.
+  const bool ends_here = kind.through;
   while (stash.len < whole.data.size()) {
     const uint64_t pos = whole.pos + stash.len;
     // It may be a clone that it waited for. Then nothing of it is under way.
@@ -174,6 +176,7 @@ Attempt<void> write_from_cache(FuseOperation& op, Inode& inode, const WriteKind&
     WriteRequest request = whole;
     request.pos = pos;
     request.data = whole.data.subspan(stash.len).first(stash.run_end - pos);
+    stash.write->end = ends_here && request.data.size() == whole.data.size() ? &stash : nullptr;
     COMMIT(const size_t written, write_bytes(op, inode, kind, request, *stash.write));
     // The kernel takes no notice of a short answer.
     if (written < request.data.size()) return Error::no_space;
@@ -198,7 +201,7 @@ Attempt<void> write_once(FuseOperation& op, const fuse_write_in& in, const OpenF
     COMMIT_OK(write_from_cache(op, inode, kind, request, stash));
   } else {
     if (!stash.write) stash.write.emplace();
-    const bool ends_here = kind.direct && !kind.leaves_pages && !kind.by_fsync;
+    const bool ends_here = (kind.direct || kind.through) && !kind.leaves_pages && !kind.by_fsync;
     stash.write->end = ends_here ? &stash : nullptr;
     COMMIT(stash.len, write_bytes(op, inode, kind, request, *stash.write));
     if (kind.leaves_pages) {

@@ -62,7 +62,7 @@ struct WriteRequest {
   uint64_t len() const { return source != nullptr ? source->len() : data.size(); }
 };
 
-// An operation that a direct write may end at its completion, without another attempt
+// An operation that its write may end at the completion, without another attempt
 // (core/io/completion.h). Lives as long as the stash.
 class WriteEnd {
  public:
@@ -77,7 +77,7 @@ class WriteEnd {
 };
 
 struct WriteStash {
-  WriteEnd* end = nullptr;  // null: a direct write always returns to its caller
+  WriteEnd* end = nullptr;  // of a direct write or writethrough; null: it returns to its caller
   NamespaceStash names;
   bool checked = false;  // that the write is allowed
   uint64_t pos = 0;      // where its first byte went, once known (append)

@@ -17,9 +17,15 @@ constexpr BlockCount kPieceBlocks{257};
 // Copies up to this size are done at once: leaving and entering the monitor costs more.
 constexpr uint64_t kInlineCopyBytes = 4 * kPageBytes;
 
-struct Through final : WriteStash::Work {
-  Through(FileContext& a_context, Inode& an_inode) : context(a_context), inode(an_inode) {}
-  ~Through() override { fail(); }
+struct Through final : WriteStash::Work, IoCompletion {
+  Through(FileContext& a_context, Inode& an_inode, const WriteRequest& request, WriteStash& a_stash)
+      : context(a_context), inode(an_inode), wanted(request.data.size()), stash(a_stash) {}
+  ~Through() override {
+    fail();
+    disarm();
+  }
+  FinishNeeds release(const Result<void>& result) override;
+  void finish() override;
   // Lets go of a piece that has not been written, or not completely.
   void fail();
   void leave();
@@ -32,10 +38,15 @@ struct Through final : WriteStash::Work {
            (block + kOne == range().end && end() % kBlockBytes != 0);
   }
 
+  // The operation's, which outlives its stash's work.
   FileContext& context;
   Inode& inode;
+  const uint64_t wanted;
+  WriteStash& stash;
+
   enum class Phase : uint8_t { planning, copying, marking, placing, writing } phase =
       Phase::planning;
+  bool released = false;         // an overwrite that the device is done with: nothing is held
   BlockCount blocks_max = kPieceBlocks;  // less where space is short
   bool counted_wait = false;
   FaultStash fault;                     // for the old bytes of one edge at a time
@@ -67,6 +78,7 @@ struct Through final : WriteStash::Work {
 using Phase = Through::Phase;
 
 void Through::leave() {
+  disarm();
   inode.delayed_blocks -= std::exchange(delayed, BlockCount(0));
   locked = marked = false;
   folios.clear();
@@ -106,6 +118,35 @@ void Through::fail() {
     if (!kept.empty()) context.inodes.mark_pages_dirty(inode);
   }
   leave();
+}
+
+// A pure overwrite is let go of here, and nothing is left to do but, perhaps, to make it durable.
+// A piece that maps or converts blocks, or moves the end of the file, goes on to its commit with
+// what it holds; one that the device has refused, to fail(), which takes space.
+FinishNeeds Through::release(const Result<void>& result) {
+  FinishNeeds needs;
+  needs.error = !result.ok();
+  if (result.ok()) {
+    needs.transaction = placement.needs_commit(inode, end());
+    device.landed(context, inode, !needs.transaction);
+    needs.flush = device.owes(context);
+  }
+  if (!needs.error && !needs.transaction) {
+    for (FolioRef& folio : folios) context.cache.end_writeback(*folio, true);
+    context.stats.through_bytes += len;
+    leave();
+    released = true;
+  }
+  if (stash.done + len < wanted) needs.transaction = true;
+  needs.attempt = stash.end == nullptr;
+  needs.invalidation = stash.end != nullptr && stash.end->must_invalidate();
+  return needs;
+}
+
+void Through::finish() {
+  stash.done += len;
+  ++context.stats.through_count;
+  stash.end->ended(stash.done);
 }
 
 // ---- Planning ----
@@ -338,9 +379,11 @@ void submit(FileContext& context, Inode& inode, const WriteRequest& request, Thr
                  kBlockBytes);
     }
   }
+  writes.submit();
+  through.arm(context.completions, through.device.ticket());
 }
 
-// It is on the device, and part of the file.
+// It is on the device, and part of the file. If it has been released, nothing of it is left here.
 void end_piece(FileContext& context, Inode& inode, WriteStash& stash, Through& through) {
   for (FolioRef& folio : through.folios) context.cache.end_writeback(*folio, true);
   const bool moved = std::any_of(through.pieces.begin(), through.pieces.end(),
@@ -348,15 +391,16 @@ void end_piece(FileContext& context, Inode& inode, WriteStash& stash, Through& t
   // Who has a page of a block that is not the file's any more looks again.
   if (moved) inode.mapping.unmap(through.range());
   stash.done += through.len;
-  context.stats.through_bytes += through.len;
+  if (!through.released) context.stats.through_bytes += through.len;
   through.counted_wait = false;
   through.leave();
+  through.released = false;
   note_progress();
 }
 
 Attempt<void> write_piece(FileContext& context, Inode& inode, const WriteRequest& request,
                           WriteStash& stash, Through& through) {
-  if (through.phase == Phase::planning) {
+  if (through.phase == Phase::planning && !through.released) {
     ATTEMPT_OK(plan(context, inode, request, stash, through));
   }
   if (through.phase == Phase::copying) {
@@ -382,6 +426,7 @@ Attempt<void> write_piece(FileContext& context, Inode& inode, const WriteRequest
     submit(context, inode, request, through);
     through.phase = Phase::writing;
   }
+  // What follows an error, or what could not be done at once: see release().
   return through.device.advance(context, inode, through.placement, through.end(),
                                 stash.names.pins);
 }
@@ -392,7 +437,7 @@ Attempt<size_t> write_through(FileContext& context, Inode& inode, const WriteReq
                               WriteStash& stash) {
   if (stash.to_memory) return write_buffered(context, inode, request, stash);
   ATTEMPT_OK(check_write(context, inode, request, stash));
-  if (!stash.work) stash.work = std::make_unique<Through>(context, inode);
+  if (!stash.work) stash.work = std::make_unique<Through>(context, inode, request, stash);
   Through& through = static_cast<Through&>(*stash.work);
   while (stash.done < request.data.size()) {
     const Attempt<void> piece = write_piece(context, inode, request, stash, through);
@@ -402,6 +447,7 @@ Attempt<size_t> write_through(FileContext& context, Inode& inode, const WriteReq
       continue;
     }
     through.fail();
+    through.released = false;
     if (request.kernel_writeback && piece.error() != Error::no_space) {
       // Somebody stored these bytes and has gone: they stay in memory, to be tried again.
       stash.work.reset();

@@ -16,6 +16,9 @@
 // these blocks, or keep a page of them, waits. So no two device writes of one block are ever in
 // flight, and each write of part of a block finds all bytes of the one before.
 //
+// A pure overwrite lets go of everything when the device is done, on the thread that reaps that,
+// and ends there if it owes nothing more (core/io/completion.h).
+//
 // The size on the device grows to the end of the bytes, not of their block; in memory it grows at
 // the same time, so nobody reads what a failed write would take back.
 //

@@ -204,19 +204,12 @@ class Race {
 
   void start_first() {
     const Span span = span_of(first_);
-    auto stash = std::make_shared<WriteStash>();
-    sim_->world().spawn(
-        [this, span, stash] {
-          WriteRequest request;
-          request.pos = span.pos;
-          request.data = data_.bytes().subspan(0, span.len);
-          return SimVolume::write_attempt(sim_->files(), *file_, request, layout_.level, *stash);
-        },
-        [this, span](Result<size_t> result) {
-          REQUIRE(result.ok());
-          REQUIRE(result.value() == span.len);
-          first_done_ = true;
-        });
+    sim_->spawn_write(*file_, span.pos, data_.bytes().first(span.len), layout_.level,
+                      [this, span](Result<size_t> result) {
+                        REQUIRE(result.ok());
+                        REQUIRE(result.value() == span.len);
+                        first_done_ = true;
+                      });
   }
 
   template <class Stash, class Fn>
@@ -288,13 +281,13 @@ class Race {
   void start_write(How how) {
     const Span span = span_of(second_);
     std::memset(other_data_.data(), span.what, kBytes);
-    spawn<WriteStash>([this, span, how](WriteStash& stash) {
-      WriteRequest request;
-      request.pos = span.pos;
-      // Some of it from memory that the device can take, some not.
-      request.data = other_data_.bytes().subspan(span.pos % kBlockBytes == 0 ? 0 : 1, span.len);
-      return SimVolume::write_attempt(sim_->files(), *file_, request, how, stash);
-    });
+    // Some of it from memory that the device can take, some not.
+    const size_t from = span.pos % kBlockBytes == 0 ? 0 : 1;
+    sim_->spawn_write(*file_, span.pos, other_data_.bytes().subspan(from, span.len), how,
+                      [this](Result<size_t> result) {
+                        CHECK(result.ok());
+                        second_done_ = true;
+                      });
   }
 
   Attempt<void> touch(FileContext& files, FaultStash& stash) {

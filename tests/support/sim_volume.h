@@ -87,7 +87,7 @@ class SimVolume {
   std::unique_ptr<Volume> volume_;
 };
 
-// One write with its stash; a direct write may end at its completion. The data is the caller's
+// One write with its stash, which may end at its completion. The data is the caller's
 // until it is done.
 class SimVolume::WriteCall final : public Operation, private WriteEnd {
  public:

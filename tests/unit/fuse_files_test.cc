@@ -1,5 +1,7 @@
 #include <fcntl.h>
+#include <sys/stat.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <string>
 #include <vector>
@@ -71,6 +73,45 @@ TEST_CASE("a write with O_DSYNC or O_SYNC is on the device when it is answered")
       REQUIRE(read.size() == 10'100);
       CHECK(Message(read.begin() + 100, read.end()) == data);
     }
+  });
+}
+
+TEST_CASE("durable overwrites past the kernel's cache, and its writeback, end with their completion") {
+  for_each_seed(4, [](const TestSeed& seed) {
+    FuseRig rig(seed);
+    uint64_t handle = 0;
+    const uint64_t node = rig.create("file", &handle).nodeid;
+    Message model = random_bytes(1, 8 * kPageBytes);
+    REQUIRE(rig.write(node, handle, 0, model, O_RDWR | O_DSYNC, FUSE_WRITE_LOCKOWNER).error == 0);
+    const CompletionStats& stats = rig.sim().files().completions.stats();
+    const bool by_issuer = rig.sim().files().completions.policy() == CompletionPolicy::issuer;
+    const bool has_fua = rig.sim().device().geometry().has_fua;
+    const auto ended = [&] {
+      const uint64_t put_off = stats.deferred_count[static_cast<size_t>(DeferReason::policy)];
+      return by_issuer ? stats.issuer_count : put_off;
+    };
+    const auto overwrite = [&](uint64_t page, int flags, uint32_t write_flags) {
+      const Message data = random_bytes(page, kPageBytes);
+      const uint64_t before = ended();
+      const FakeReply reply = rig.write(node, handle, page * kPageBytes, data,
+                                        static_cast<uint32_t>(flags), write_flags);
+      REQUIRE(reply.error == 0);
+      CHECK(reply.as<fuse_write_out>().size == kPageBytes);
+      std::copy(data.begin(), data.end(), model.begin() + static_cast<ptrdiff_t>(page * kPageBytes));
+      return ended() - before;
+    };
+    CHECK(overwrite(1, O_RDWR | O_DSYNC, FUSE_WRITE_LOCKOWNER) == (has_fua ? 1 : 0));
+    CHECK(overwrite(2, O_RDWR, FUSE_WRITE_CACHE) == 1);
+    CHECK(rig.read(node, handle, 0, 8 * kPageBytes).body == model);
+
+    // Bits that the write has taken away: the kernel is told before the answer.
+    fuse_setattr_in chmod{};
+    chmod.valid = FATTR_MODE;
+    chmod.mode = S_IFREG | S_ISUID | 0755;
+    REQUIRE(rig.call(FUSE_SETATTR, node, Body(chmod)).error == 0);
+    const uint64_t before = stats.deferred_count[static_cast<size_t>(DeferReason::invalidation)];
+    overwrite(3, O_RDWR, FUSE_WRITE_CACHE | FUSE_WRITE_KILL_SUIDGID);
+    CHECK(stats.deferred_count[static_cast<size_t>(DeferReason::invalidation)] == before + 1);
   });
 }
 
