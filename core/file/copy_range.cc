@@ -100,6 +100,7 @@ uint64_t shared_bytes(const CopyStash& stash, uint64_t from_pos) {
 void leave_sharing(const Ends& ends, CopyStash& stash) {
   stash.done += shared_bytes(stash, ends.from_pos);
   stash.writeback.reset();
+  stash.tail = {};
   stash.hold.release();
 }
 
@@ -123,6 +124,9 @@ Attempt<void> share_segment(FileContext& context, const Ends& ends, CopyStash& s
   if (stash.phase == Phase::locking) {
     stash.segment_len = agreed_len(ends, stash);
     if (stash.segment_len == 0) return {};
+    if (leaves_tail(ends.to, ends.to_pos, Growth::device)) {
+      ATTEMPT_OK(clear_tail(context, ends.to, stash.tail));
+    }
     ATTEMPT_OK(settle_folios(context, ends.from, source_range(), stash.writeback));
     stash.cursor = source_range().first;
     stash.phase = Phase::sharing;

@@ -38,6 +38,7 @@ struct CopyStash {
   // Sharing.
   std::unique_ptr<WritebackStash> writeback;
   PairHold hold;
+  TailStash tail;
   FileBlock cursor;  // source blocks before it are shared
   // Copying.
   AlignedBuffer buffer;

@@ -166,6 +166,7 @@ Attempt<void> Placement::commit(FileContext& context, Inode& inode, uint64_t dis
     attr.size = last ? std::max(inode.disk_size, disk_size) : inode.disk_size;
     InodeTable::put_attr(txn, attr, attr.size);
     txn.shows_data(data_stamp);
+    if (attr.size > inode.disk_size) txn.shows_data(inode.tail_stamp);
     ATTEMPT_OK(txn.prepare());
     const JournalSeq seq = txn.commit();
 

@@ -68,6 +68,9 @@ Attempt<void> share_blocks(FileContext& context, Inode& from, Inode& to, const S
     to.attr = attr;
     to.attr.size = memory_size;
     context.inodes.saved(to, names.seq, disk_size, true);
+    // The rest of a shared last block is no better in the target.
+    const FileBlock tail = file_block_at(from.disk_size);
+    if (from.tail_unknown && cursor <= tail && tail < change.done) to.tail_unknown = true;
     cursor = change.done;
     Operation::current()->note_progress();
   }

@@ -9,7 +9,6 @@
 #include "core/file/truncate.h"
 
 #include <algorithm>
-#include <cstring>
 
 namespace fusefs {
 namespace {
@@ -176,85 +175,6 @@ Attempt<void> drop_folios(FileContext& context, Inode& inode, FileRange range) {
 
 ShapeStash::~ShapeStash() {
   if (allocated && space != nullptr) space->cancel(*allocated);
-  for (EdgeStash* edge : {&first_edge, &last_edge}) {
-    if (edge->allocated && space != nullptr) space->cancel(*edge->allocated);
-  }
-}
-
-Attempt<void> zero_within_block(FileContext& context, Inode& inode, uint64_t pos, uint32_t len,
-                                EdgeStash& stash) {
-  using Phase = EdgeStash::Phase;
-  const FileBlock index = file_block_at(pos);
-  const size_t offset = pos % kBlockBytes;
-  CHECK(offset + len <= kBlockBytes);
-  if (stash.phase == Phase::done) return {};
-
-  FolioRef folio = inode.mapping.find(index);
-  if (folio && folio->reading) {  // with the old bytes: who reads it starts over
-    context.cache.remove(*folio);
-    folio.reset();
-  }
-  if (folio) {
-    if (folio->locked) return restart_after(folio->changed, RestartReason::folio_locked);
-    if (folio->writeback) return restart_after(folio->changed, RestartReason::writeback);
-    std::memset(folio->frame + offset, 0, len);
-  }
-  NodePins pins;
-  ATTEMPT(const Extent extent,
-          extent_at(context.store.tree(), inode.ino, index, index + BlockCount(1), pins));
-  if (extent.state != ExtentState::written) {
-    stash.phase = Phase::done;
-    return {};
-  }
-  if (stash.phase == Phase::start) {
-    stash.block = AlignedBuffer(kBlockBytes);
-    stash.guard = context.space.guard_io();
-    stash.ticket = make_ref<IoTicket>();
-    context.device.submit(
-        IoRequest::read(block_addr(extent.start), stash.block.data(), kBlockBytes), stash.ticket);
-    stash.phase = Phase::reading;
-  }
-  if (stash.phase == Phase::reading) {
-    ATTEMPT_OK(stash.ticket->wait());
-    ATTEMPT(const InPlace same,
-            in_place(context.store.tree(), context.space, extent.blocks(), pins));
-    BlockNo target = extent.start;
-    if (!same.allowed) {
-      if (stash.reservation.count() == BlockCount(0)) {
-        ATTEMPT(Reservation reserved, context.space.reserve(BlockCount(1)));
-        stash.reservation = std::move(reserved);
-      }
-      if (!stash.allocated) {
-        ATTEMPT_INTO(stash.allocated,
-                     context.space.allocate(BlockCount(1), extent.start, stash.reservation));
-      }
-      target = stash.allocated->first;
-    }
-    std::memset(stash.block.data() + offset, 0, len);
-    stash.ticket = make_ref<IoTicket>();
-    context.device.submit(IoRequest::write(block_addr(target), stash.block.data(), kBlockBytes),
-                          stash.ticket);
-    stash.phase = Phase::writing;
-  }
-  ATTEMPT_OK(stash.ticket->wait());
-  if (stash.allocated) {
-    const BlockRange blocks = *stash.allocated;
-    Transaction txn(context.store, pins);
-    txn.allocate(blocks);
-    ATTEMPT(const ExtentChange change, map_range(txn, inode.ino, file_range(index, BlockCount(1)),
-                                                 blocks.first, ExtentState::written));
-    CHECK(change.block_difference == 0);
-    txn.shows_data(context.write_cache.note_write());
-    ATTEMPT_OK(txn.prepare());
-    inode.changed_seq = inode.data_seq = txn.commit();
-    ++context.stats.cow_break_count;
-    context.stats.cow_break_bytes += kBlockBytes;
-    stash.allocated.reset();
-  } else {
-    inode.data_stamp = context.write_cache.note_write();
-  }
-  stash.phase = Phase::done;
-  return {};
 }
 
 Attempt<void> set_size(FileContext& context, Inode& inode, uint64_t size, bool kill_suid,
@@ -274,6 +194,7 @@ Attempt<void> set_size(FileContext& context, Inode& inode, uint64_t size, bool k
   ATTEMPT_OK(take_alone(inode, stash.hold));
 
   if (stash.phase == Phase::start && size >= inode.attr.size) {
+    if (size > inode.attr.size) ATTEMPT_OK(clear_tail(context, inode, stash.tail));
     // Growing changes memory only; what lies between is a hole, or zeroes in the last block.
     inode.attr.size = size;
     inode.attr.mtime = inode.attr.ctime = context.inodes.now();
@@ -286,7 +207,8 @@ Attempt<void> set_size(FileContext& context, Inode& inode, uint64_t size, bool k
   const FileBlock keep_end = file_block_end(size);
   if (stash.phase == Phase::start) {
     if (size % kBlockBytes != 0) {
-      const uint64_t end = std::min(file_pos(keep_end), inode.attr.size);
+      const uint64_t end = inode.tail_unknown ? file_pos(keep_end)
+                                              : std::min(file_pos(keep_end), inode.attr.size);
       ATTEMPT_OK(zero_within_block(context, inode, size, static_cast<uint32_t>(end - size),
                                    stash.first_edge));
     }
@@ -302,6 +224,7 @@ Attempt<void> set_size(FileContext& context, Inode& inode, uint64_t size, bool k
   } else {
     ATTEMPT_OK(cut_blocks(context, inode, kFileBlocksEnd, size, Phase::done, stash));
   }
+  inode.tail_unknown = false;
   stash.hold.release();
   return {};
 }
@@ -341,6 +264,8 @@ Attempt<void> fallocate_range(FileContext& context, Inode& inode, FallocateMode 
   const FileRange touched{file_block_at(pos), file_block_end(end)};
 
   if (stash.phase == Phase::start) {
+    const bool grows = mode != FallocateMode::punch_hole && !keep_size && end > inode.attr.size;
+    if (grows) ATTEMPT_OK(clear_tail(context, inode, stash.tail));
     if (mode != FallocateMode::allocate) {
       ATTEMPT_OK(zero_edges(context, inode, pos, end, stash));
       stash.cursor = whole.first;

@@ -4,32 +4,24 @@
 // folios concerned, and work in steps of one transaction each. A truncate that takes more than one
 // step leaves an orphan item until it is finished, so that a mount after a crash finishes it.
 //
-// What is cut off within a block becomes zero on the device before the size or the map changes:
-// bytes beyond the end of a file are zero on the device, always.
+// What is cut off within a block becomes zero on the device before the size or the map changes.
+// Bytes beyond the end of a file are zero on the device, or known not to be: then who grows the
+// file clears them first (tail.h).
 //
 // Monitor held for every call.
 #pragma once
 
 #include "core/file/file_context.h"
-#include "core/io/aligned_buffer.h"
+#include "core/file/tail.h"
 
 namespace fusefs {
-
-// Zeroing part of one block: in its folio, and on the device where it is mapped and written.
-struct EdgeStash {
-  AlignedBuffer block;
-  Ref<IoTicket> ticket;
-  Reservation reservation;
-  std::optional<BlockRange> allocated;  // in place of a shared block; handed out, not committed
-  IoGuard guard;
-  enum class Phase : uint8_t { start, reading, writing, done } phase = Phase::start;
-};
 
 struct ShapeStash {
   NamespaceStash names;
   TwoStateHold hold;
   EdgeStash first_edge;
   EdgeStash last_edge;
+  TailStash tail;
   Reservation reservation;
   std::optional<BlockRange> allocated;  // handed out, not committed
   Space* space = nullptr;               // where `allocated` goes back to
@@ -61,10 +53,6 @@ Attempt<uint64_t> seek_hole(FileContext& context, Inode& inode, uint64_t pos, No
 // What is left of a truncate that a crash interrupted (OrphanKind::truncate): removes what lies
 // beyond the size, then the orphan item.
 Attempt<void> finish_truncate(FileContext& context, Inode& inode, ShapeStash& stash);
-
-// Zeroes bytes [pos, pos + len) of a file, all in one block. Requires the blocker state, alone.
-Attempt<void> zero_within_block(FileContext& context, Inode& inode, uint64_t pos, uint32_t len,
-                                EdgeStash& stash);
 
 // Drops the folios of `range`, dirty or not, also those that are being read: who reads them starts
 // over. Requires the blocker state, alone: nobody adds any.

@@ -92,9 +92,14 @@ Attempt<void> throttle(FileContext& context) {
 Attempt<void> plan_piece(FileContext& context, Inode& inode, const WriteRequest& request,
                          WriteStash& stash) {
   Buffered& piece = piece_of(stash);
-  // Before the fault, never within: it may hold what the flusher needs.
-  if (!piece.fault.begun()) ATTEMPT_OK(throttle(context));
   const uint64_t pos = request.append ? inode.attr.size : request.pos + stash.done;
+  // Before the fault, never within: it may hold what the flusher needs.
+  if (!piece.fault.begun()) {
+    if (may_clear_tail(inode, stash.tail)) {
+      ATTEMPT_OK(clear_tail_before(context, inode, pos, Growth::memory, stash.tail));
+    }
+    ATTEMPT_OK(throttle(context));
+  }
   TRY(const uint64_t left, clip_write(pos, request.data.size() - stash.done));
   const FileBlock first = file_block_at(pos);
   const FileRange range{first,

@@ -14,6 +14,7 @@
 #pragma once
 
 #include "core/file/file_context.h"
+#include "core/file/tail.h"
 
 namespace fusefs {
 
@@ -79,6 +80,7 @@ class WriteEnd {
 struct WriteStash {
   WriteEnd* end = nullptr;  // of a direct write or writethrough; null: it returns to its caller
   NamespaceStash names;
+  TailStash tail;
   bool checked = false;  // that the write is allowed
   uint64_t pos = 0;      // where its first byte went, once known (append)
   uint64_t done = 0;     // bytes finished: the write goes on from there after a restart

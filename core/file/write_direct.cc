@@ -278,10 +278,14 @@ void join(const WriteRequest& request, Direct& direct, FileBlock at, Edge& edge)
   edge.joined->add(static_cast<uint32_t>(from % kBlockBytes), bytes);
 }
 
-Attempt<void> lock_range(Inode& inode, const WriteRequest& request, WriteStash& stash,
-                         Direct& direct) {
+Attempt<void> lock_range(FileContext& context, Inode& inode, const WriteRequest& request,
+                         WriteStash& stash, Direct& direct) {
+  const uint64_t pos = request.append ? inode.attr.size : request.pos + stash.done;
+  if (may_clear_tail(inode, stash.tail)) {
+    ATTEMPT_OK(clear_tail_before(context, inode, pos, Growth::device, stash.tail));
+  }
   ATTEMPT(TwoStateHold hold, inode.pages_lock.block());
-  direct.pos = request.append ? inode.attr.size : request.pos + stash.done;
+  direct.pos = pos;
   TRY(direct.len, clip_write(direct.pos, request.len() - stash.done));
   direct.own = direct.range();
   const FileBlock first = direct.own.first;
@@ -440,7 +444,9 @@ Attempt<bool> await_joined(FileContext& context, Inode& inode, Direct& direct) {
 Attempt<void> write_round(FileContext& context, Inode& inode, const WriteRequest& request,
                           WriteStash& stash, Direct& direct) {
   NodePins& pins = stash.names.pins;
-  if (direct.phase == Phase::locking) ATTEMPT_OK(lock_range(inode, request, stash, direct));
+  if (direct.phase == Phase::locking) {
+    ATTEMPT_OK(lock_range(context, inode, request, stash, direct));
+  }
   if (direct.phase == Phase::clearing) ATTEMPT_OK(clear_folios(context, inode, direct));
   if (direct.phase == Phase::planning) ATTEMPT_OK(plan(context, inode, stash, direct));
   if (direct.phase == Phase::reading) {
@@ -513,6 +519,8 @@ Attempt<size_t> write_direct(FileContext& context, Inode& inode, const WriteRequ
     if (round.ok()) {
       stash.done += direct.len;
       count_part(context, direct.len);
+    } else {
+      note_failed_write(inode, direct.pos, direct.size_end());
     }
     direct.leave();
     note_progress();

@@ -301,7 +301,12 @@ Attempt<void> plan(FileContext& context, Inode& inode, const WriteRequest& reque
 
   const FileRange range = through.range();
   // A fault under way comes first: it settles what it has in the stash.
-  if (!through.fault_page) ATTEMPT_OK(wait_turn(context, inode, through));
+  if (!through.fault_page) {
+    if (may_clear_tail(inode, stash.tail)) {
+      ATTEMPT_OK(clear_tail_before(context, inode, through.pos, Growth::device, stash.tail));
+    }
+    ATTEMPT_OK(wait_turn(context, inode, through));
+  }
   std::vector<FolioRef> blank;
   const Attempt<void> fetched = fetch_edges(context, inode, request, through, blank);
   if (fetched.failed() && fetched.error() == Error::no_space && cut_down(through)) {
@@ -446,6 +451,7 @@ Attempt<size_t> write_through(FileContext& context, Inode& inode, const WriteReq
       end_piece(context, inode, stash, through);
       continue;
     }
+    if (through.phase == Phase::writing) note_failed_write(inode, through.pos, through.end());
     through.fail();
     through.released = false;
     if (request.kernel_writeback && piece.error() != Error::no_space) {

@@ -23,6 +23,7 @@ struct WritebackStash::State {
 
   FileContext& context;
   Inode& inode;
+  FileBlock first;
   FileBlock end;  // of what was there at the time of the call
   std::optional<Error> error;
 
@@ -127,6 +128,10 @@ Attempt<bool> begin_run(FileContext& context, Inode& inode, WritebackStash& stas
   State& state = *stash.state;
   TwoStateHold hold;
   if (!stash.caller_blocks) ATTEMPT_INTO(hold, inode.pages_lock.add());
+  if (inode.tail_unknown) {  // it comes before what another run brings to the device
+    const FolioRef tail = inode.mapping.find(file_block_at(inode.disk_size));
+    if (tail && tail->writeback) return restart_after(tail->changed, RestartReason::writeback);
+  }
   ATTEMPT(std::vector<FolioRef> folios, gather_run(inode, stash));
   if (folios.empty()) return false;
   const FileBlock first = folios.front()->index;
@@ -243,7 +248,11 @@ Attempt<void> write_back(FileContext& context, Inode& inode, FileRange range,
     stash.state = std::make_unique<State>(context, inode);
     // An appending writer must not be followed for ever.
     stash.state->end = std::min(range.end, file_block_end(inode.attr.size));
-    stash.cursor = range.first;
+    // No size goes to the device past a tail that is only in memory.
+    stash.state->first = inode.tail_unknown
+                             ? std::min(range.first, file_block_at(inode.disk_size))
+                             : range.first;
+    stash.cursor = stash.state->first;
   }
   State& state = *stash.state;
   while (true) {
@@ -267,8 +276,8 @@ Attempt<void> write_back(FileContext& context, Inode& inode, FileRange range,
     ATTEMPT(const bool begun, begin_run(context, inode, stash));
     if (!begun) stash.cursor = state.end;
   }
-  if (range.first < state.end) {
-    if (FolioRef folio = inode.mapping.any_writeback({range.first, state.end})) {
+  if (state.first < state.end) {
+    if (FolioRef folio = inode.mapping.any_writeback({state.first, state.end})) {
       return restart_after(folio->changed, RestartReason::writeback);
     }
   }
@@ -302,6 +311,7 @@ Attempt<void> save_attr(FileContext& context, Inode& inode, NodePins& pins) {
   const uint64_t size = more_to_come ? inode.disk_size : inode.attr.size;
   Transaction txn(context.store, pins);
   context.inodes.put_inode(txn, inode, size);
+  if (size > inode.disk_size) txn.shows_data(inode.tail_stamp);
   ATTEMPT_OK(txn.prepare());
   const JournalSeq seq = txn.commit();
   // What makes a grown file readable to its end is part of its data.

@@ -85,6 +85,7 @@ Inode::Inode(InodeTable& table, const InodeAttr& loaded)
     : ino(loaded.ino),
       attr(loaded),
       disk_size(loaded.size),
+      tail_unknown(loaded.is_regular() && loaded.size % kBlockBytes != 0),
       pages_lock(table.pages_locks(), loaded.ino.value()),
       table_(table) {}
 

@@ -99,6 +99,10 @@ class Inode : public RefCounted {
   bool atime_lazy = false;
   // The size that the tree has; it follows attr.size as data gets to the device.
   uint64_t disk_size = 0;
+  // Beyond disk_size its block may have bytes on the device (core/file/tail.h).
+  bool tail_unknown = false;
+  // The last write that made the end of a block zero; a larger size is committed after it.
+  WriteStamp tail_stamp = 0;
 
   // The transaction that last changed this inode (any change / one that fdatasync must wait for).
   JournalSeq changed_seq;

@@ -190,6 +190,7 @@ void InodeTable::put_inode(Transaction& txn, const Inode& inode, uint64_t size) 
 void InodeTable::saved(Inode& inode, JournalSeq seq, uint64_t size, bool data_changed) {
   inode.changed_seq = seq;
   if (data_changed) inode.data_seq = seq;
+  if (size > inode.disk_size) inode.tail_unknown = false;
   inode.disk_size = size;
   if (size == inode.attr.size) {
     inode.attr_dirty = false;

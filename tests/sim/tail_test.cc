@@ -1,0 +1,267 @@
+// The rest of a file's last block (core/file/tail.h), after a write that was to extend the file has
+// reached the device and its commit has not: whoever grows the file later finds zeroes there.
+#include "tests/sim/remap_rig.h"
+
+#include <doctest/doctest.h>
+
+namespace fusefs {
+namespace {
+
+constexpr uint64_t kOldSize = 1000;
+// Where growing puts its bytes: blocks 1 and 2 stay holes.
+constexpr uint64_t kFar = 3 * kBlockBytes;
+
+struct Outcome {
+  uint64_t begun = 0;  // changes that the device had seen before the write, and after it
+  uint64_t ended = 0;
+  SimImage image;
+};
+
+// A file of kOldSize durable bytes, and then a write behind them that the power cut may meet.
+Outcome extend(const TestSeed& seed, How how, bool whole, std::optional<uint64_t> cut) {
+  SimVolumeOptions options;
+  options.cut_after_writes = cut;
+  SimVolume sim(seed, options);
+  Random random(5);
+  const Source source = random_source(random, 2 * kBlockBytes, true);
+  const ConstBytes bytes = source.bytes;
+  InodeRef inode = sim.create("file");
+  OpenFile file;
+  file.inode = inode;
+  write(sim, *inode, 0, bytes.first(kOldSize));
+  REQUIRE(sim.fsync(file).ok());
+  REQUIRE(sim.sync().ok());
+  Outcome outcome;
+  outcome.begun = sim.device().stats().change_count;
+  // The old bytes are the same either way: only the new ones can show.
+  const uint64_t pos = whole ? 0 : kOldSize;
+  const uint64_t end = whole ? kBlockBytes : kOldSize + 700;
+  const Result<size_t> written = sim.write(*inode, pos, bytes.subspan(pos, end - pos), how);
+  if (written.ok() && !sim.device().dead()) (void)sim.fsync(file);
+  outcome.ended = sim.device().stats().change_count;
+  sim.world().inside([&] {
+    file.inode.reset();
+    inode.reset();
+  });
+  outcome.image = sim.power_cut();
+  return outcome;
+}
+
+enum class Grow { truncate, buffered, direct, dsync, mapped, fallocate, clone, copy, append };
+constexpr Grow kGrows[] = {Grow::truncate,  Grow::buffered, Grow::direct, Grow::dsync, Grow::mapped,
+                           Grow::fallocate, Grow::clone,    Grow::copy,   Grow::append};
+
+void grow(SimVolume& sim, Inode& inode, Grow how, ConstBytes bytes) {
+  switch (how) {
+    case Grow::truncate:
+      REQUIRE(sim.truncate(inode, kFar).ok());
+      return;
+    case Grow::buffered:
+      write(sim, inode, kFar, bytes, How::buffered);
+      return;
+    case Grow::direct:
+      write(sim, inode, kFar, bytes, How::direct);
+      return;
+    case Grow::dsync:
+      write(sim, inode, kFar, bytes, How::dsync);
+      return;
+    case Grow::mapped:
+      write(sim, inode, kFar, bytes, How::mapped);
+      return;
+    case Grow::fallocate:
+      REQUIRE(sim.fallocate(inode, FallocateMode::allocate, kFar, kBlockBytes, false).ok());
+      return;
+    case Grow::clone:
+    case Grow::copy: {
+      const InodeRef source = sim.create("source");
+      write(sim, *source, 0, bytes);
+      const uint64_t from = how == Grow::clone ? 0 : 1;
+      const Result<uint64_t> copied = sim.clone(*source, from, inode, kFar, bytes.size() - from);
+      REQUIRE(copied.ok());
+      REQUIRE(copied.value() == bytes.size() - from);
+      return;
+    }
+    // Through the page of the last block, which keeps its zeroes; then a direct write, whose commit
+    // must not come before that page.
+    case Grow::append:
+      write(sim, inode, inode.attr.size, bytes.first(2 * kBlockBytes - 10), How::buffered);
+      write(sim, inode, kFar, bytes, How::direct);
+      return;
+  }
+}
+
+// Old bytes, zeroes, new bytes.
+void check_content(const Content& content, uint64_t size, Grow how) {
+  CAPTURE(static_cast<int>(how));
+  const uint64_t gap_first = how == Grow::append ? size + 2 * kBlockBytes - 10 : size;
+  REQUIRE(content.size() >= gap_first);
+  const size_t gap_end = std::min<size_t>(content.size(), kFar);
+  size_t stale = 0;
+  for (size_t i = gap_first; i < gap_end; ++i) stale += content[i] != std::byte{0} ? 1 : 0;
+  CHECK(stale == 0);
+}
+
+// The file of `image` grows each way, and then the power fails again.
+void grow_each_way(const TestSeed& seed, const SimImage& image, bool cloned) {
+  Random random(6);
+  const Source source = random_source(random, 2 * kBlockBytes, true);
+  for (const Grow how : kGrows) {
+    for (const bool read_first : {false, true}) {
+      SimVolume sim(seed, {}, image);
+      InodeRef inode = sim.lookup("file");
+      if (cloned) {  // the rest of a shared block: the clone's is no better
+        const InodeRef copy = sim.create("copy");
+        REQUIRE(sim.clone(*inode, 0, *copy, 0, inode->attr.size).ok());
+        sim.world().inside([&] { inode = copy; });
+      }
+      const uint64_t size = inode->attr.size;
+      if (read_first) CHECK(sim.read_all(*inode).size() == size);
+      grow(sim, *inode, how, source.bytes);
+      check_content(sim.read_all(*inode), size, how);
+      if (cloned) continue;
+      OpenFile file;
+      file.inode = inode;
+      // What survives the next cut has zeroes there, too, whether this fsync has come or not.
+      if (read_first) REQUIRE(sim.fsync(file).ok());
+      if (!read_first) sim.world().run_for(random.below(2 * kNsPerSecond));
+      sim.world().inside([&] {
+        file.inode.reset();
+        inode.reset();
+      });
+      SimVolume again(seed, {}, sim.power_cut());
+      const InodeRef found = again.lookup("file");
+      const Content after = again.read_all(*found);
+      if (how != Grow::append) {
+        check_content(after, std::min<uint64_t>(size, after.size()), how);
+      } else {
+        // Each byte is one that was written, or zero.
+        size_t foreign = 0;
+        for (size_t i = size; i < std::min<size_t>(after.size(), kBlockBytes); ++i) {
+          const std::byte now = source.bytes[i - size];
+          foreign += after[i] != now && after[i] != std::byte{0} ? 1 : 0;
+        }
+        CHECK(foreign == 0);
+      }
+    }
+  }
+}
+
+void check_cuts(How how, bool whole) {
+  for_each_seed(2, [&](const TestSeed& seed) {
+    const Outcome uncut = extend(seed, how, whole, {});
+    REQUIRE(uncut.ended > uncut.begun);
+    for (uint64_t cut = uncut.begun; cut < uncut.ended; ++cut) {
+      CAPTURE(cut);
+      const SimImage image = extend(seed, how, whole, cut).image;
+      grow_each_way(seed, image, false);
+      grow_each_way(seed, image, true);
+    }
+  });
+}
+
+TEST_CASE("tail: a direct write behind the end, the power cut before its commit") {
+  check_cuts(How::direct, false);
+}
+TEST_CASE("tail: a direct write of the whole last block, the power cut before its commit") {
+  check_cuts(How::direct, true);
+}
+TEST_CASE("tail: a writethrough behind the end, the power cut before its commit") {
+  check_cuts(How::dsync, false);
+}
+TEST_CASE("tail: writeback behind the end, the power cut before its commit") {
+  check_cuts(How::buffered, false);
+}
+
+// The device may have stored what it says it has not.
+TEST_CASE("tail: a write behind the end that the device refuses") {
+  for_each_seed(8, [](const TestSeed& seed) {
+    Random random(6);
+    const Source source = random_source(random, 2 * kBlockBytes, true);
+    for (const How how : {How::direct, How::dsync}) {
+      for (const Grow after : kGrows) {
+        CAPTURE(static_cast<int>(how));
+        SimVolume sim(seed);
+        const InodeRef inode = sim.create("file");
+        write(sim, *inode, 0, source.bytes.first(kOldSize), How::direct);
+        REQUIRE(sim.sync().ok());
+        SimFault fault;
+        fault.kind = IoKind::write;
+        fault.addr_first = block_addr(sim.volume().space().data_first());
+        fault.error = Error::io_failed;
+        const SimDevice::FaultId id = sim.device().add_fault(fault);
+        const ConstBytes whole = source.bytes.first(kBlockBytes);
+        REQUIRE(sim.write(*inode, 0, whole, how).error() == Error::io_failed);
+        sim.device().remove_fault(id);
+        REQUIRE(inode->attr.size == kOldSize);
+        grow(sim, *inode, after, source.bytes);
+        check_content(sim.read_all(*inode), kOldSize, after);
+      }
+    }
+  });
+}
+
+// Clearing a shared tail takes a block. Without one the file stays as it is, and grows later.
+TEST_CASE("tail: a last block that is shared, and no space to clear it") {
+  Random random(9);
+  const Source source = random_source(random, kBlockBytes, true);
+  for_each_seed(4, [&](const TestSeed& seed) {
+    // The last cut that leaves the old size, and perhaps new bytes behind it.
+    uint64_t cut = extend(seed, How::direct, false, {}).ended;
+    SimImage image;
+    uint64_t size = 0;
+    while (size != kOldSize) {
+      image = extend(seed, How::direct, false, --cut).image;
+      size = SimVolume(seed, {}, image).lookup("file")->attr.size;
+    }
+    SimVolume sim(seed, {}, std::move(image));
+    const InodeRef inode = sim.lookup("file");
+    const InodeRef copy = sim.create("copy");
+    REQUIRE(sim.clone(*inode, 0, *copy, 0, kOldSize).ok());
+    REQUIRE(sim.sync().ok());
+    Space& space = sim.volume().space();
+    {
+      Result<Reservation> all = sim.world().run(
+          [&] { return space.reserve(BlockCount(space.stats().available_blocks)); });
+      REQUIRE(all.ok());
+      for (const How how : {How::buffered, How::direct, How::dsync}) {
+        CHECK(sim.write(*copy, kFar, source.bytes, how).error() == Error::no_space);
+      }
+      CHECK(sim.truncate(*copy, kFar).error() == Error::no_space);
+      CHECK(copy->attr.size == kOldSize);
+      CHECK(sim.read_all(*copy) == sim.read_all(*inode));
+      sim.world().inside([&] { const Reservation gone = std::move(all).value(); });
+    }
+    for (const InodeRef& file : {copy, inode}) {
+      REQUIRE(sim.truncate(*file, kFar).ok());
+      check_content(sim.read_all(*file), kOldSize, Grow::truncate);
+    }
+  });
+}
+
+TEST_CASE("tail: growing costs a write once, and nothing where the last block is whole or a hole") {
+  for_each_seed(2, [](const TestSeed& seed) {
+    SimImage image;
+    {
+      SimVolume sim(seed);
+      Random random(7);
+      write(sim, *sim.create("part"), 0, random_bytes(random, kOldSize));
+      write(sim, *sim.create("whole"), 0, random_bytes(random, kBlockBytes));
+      REQUIRE(sim.truncate(*sim.create("hole"), kOldSize).ok());
+      image = sim.unmount();
+    }
+    SimVolume sim(seed, {}, std::move(image));
+    const auto writes = [&](const char* name, uint64_t size) {
+      const InodeRef inode = sim.lookup(name);
+      const uint64_t before = sim.device().stats().change_count;
+      REQUIRE(sim.truncate(*inode, size).ok());
+      return sim.device().stats().change_count - before;
+    };
+    CHECK(writes("whole", kFar) == 0);
+    CHECK(writes("hole", kFar) == 0);
+    CHECK(writes("part", kOldSize + 1) == 1);
+    CHECK(writes("part", kFar) == 0);
+  });
+}
+
+}  // namespace
+}  // namespace fusefs
