@@ -138,6 +138,12 @@ Attempt<void> Placement::stage(Transaction& txn, const Inode& inode, Step& step)
   return {};
 }
 
+// Every block of the write before it is mapped once the step is committed, and has its data. The
+// size follows from step to step: no written block lies beyond it, to show when the file grows.
+FileBlock Placement::mapped_until(const Step& step) const {
+  return step.partial() ? step.done : segments_[step.end].range.first;
+}
+
 void Placement::step_committed(const Step& step) {
   next_to_commit_ = step.end;
   if (!step.partial()) return;
@@ -163,7 +169,9 @@ Attempt<void> Placement::commit(FileContext& context, Inode& inode, uint64_t dis
     InodeAttr attr = inode.attr;
     attr.block_count =
         BlockCount(attr.block_count.value() + static_cast<uint64_t>(step.block_difference));
-    attr.size = last ? std::max(inode.disk_size, disk_size) : inode.disk_size;
+    const uint64_t mapped_end =
+        last ? disk_size : std::min(disk_size, file_pos(mapped_until(step)));
+    attr.size = std::max(inode.disk_size, mapped_end);
     InodeTable::put_attr(txn, attr, attr.size);
     txn.shows_data(data_stamp);
     if (attr.size > inode.disk_size) txn.shows_data(inode.tail_stamp);

@@ -65,7 +65,8 @@ class Placement {
 
   // True when a transaction must tell of it.
   bool needs_commit(const Inode& inode, uint64_t disk_size) const;
-  // Maps and converts, in as many transactions as it takes; the last sets the size on the device.
+  // Maps and converts, in as many transactions as it takes; each takes the size on the device as
+  // far as it has come, the last to `disk_size`.
   // `data_stamp` covers the data. May be called again once it is done.
   //   Restarts journal_space, node_load, dirty_nodes, bitmap_load
   //   Errors   io_failed, read_only_volume, corrupt: the steps before it stay
@@ -80,6 +81,7 @@ class Placement {
  private:
   struct Step;
   Attempt<void> stage(Transaction& txn, const Inode& inode, Step& step) const;
+  FileBlock mapped_until(const Step& step) const;
   void step_committed(const Step& step);
   void note_cow_break(FileContext& context) const;
 

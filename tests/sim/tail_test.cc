@@ -172,6 +172,73 @@ TEST_CASE("tail: writeback behind the end, the power cut before its commit") {
   check_cuts(How::buffered, false);
 }
 
+// Behind the end every other block is allocated already, so that the commit of a write there takes
+// several steps. Between two of them the size covers what is mapped, and nothing more is.
+Outcome extend_in_steps(const TestSeed& seed, How how, ConstBytes bytes,
+                        std::optional<uint64_t> cut) {
+  SimVolumeOptions options;
+  options.cut_after_writes = cut;
+  SimVolume sim(seed, options);
+  InodeRef inode = sim.create("file");
+  OpenFile file;
+  file.inode = inode;
+  write(sim, *inode, 0, bytes.first(kBlockBytes));
+  for (uint64_t pos = 2 * kBlockBytes; pos < bytes.size(); pos += 2 * kBlockBytes) {
+    REQUIRE(sim.fallocate(*inode, FallocateMode::allocate, pos, kBlockBytes, true).ok());
+  }
+  REQUIRE(sim.sync().ok());
+  Outcome outcome;
+  outcome.begun = sim.device().stats().change_count;
+  bool ended = false;
+  sim.spawn_write(*inode, kBlockBytes, bytes.subspan(kBlockBytes), how,
+                  [&](const Result<size_t>&) { ended = true; });
+  // Each step that a restart leaves behind is made durable by itself.
+  Store& store = sim.volume().store();
+  JournalSeq seq = store.last_change().seq;
+  const auto committed = [&] { return ended || store.last_change().seq != seq; };
+  while (!ended && sim.world().run_until(committed)) {
+    seq = store.last_change().seq;
+    (void)sim.world().run([&] { return store.journal().wait_durable(seq); });
+  }
+  if (!sim.device().dead()) (void)sim.fsync(file);
+  outcome.ended = sim.device().stats().change_count;
+  sim.world().inside([&] {
+    file.inode.reset();
+    inode.reset();
+  });
+  outcome.image = sim.power_cut();
+  return outcome;
+}
+
+TEST_CASE("tail: a write behind the end that is committed in steps, the power cut between them") {
+  Random random(8);
+  const Source source = random_source(random, 80 * kBlockBytes, true);
+  const ConstBytes bytes = source.bytes;
+  uint64_t between = 0;
+  for_each_seed(2, [&](TestSeed seed) {
+    seed.forced_restart_probability = 0.2;  // between the steps, too
+    for (const How how : {How::direct, How::dsync}) {
+      const Outcome uncut = extend_in_steps(seed, how, bytes, {});
+      for (uint64_t cut = uncut.begun; cut < uncut.ended; ++cut) {
+        CAPTURE(static_cast<int>(how));
+        CAPTURE(cut);
+        SimVolume sim(seed, {}, extend_in_steps(seed, how, bytes, cut).image);
+        const InodeRef inode = sim.lookup("file");
+        const uint64_t size = inode->attr.size;
+        between += size != kBlockBytes && size != bytes.size() ? 1 : 0;
+        REQUIRE(sim.truncate(*inode, bytes.size()).ok());
+        const Content content = sim.read_all(*inode);
+        REQUIRE(content.size() == bytes.size());
+        CHECK(std::equal(content.begin(), content.begin() + static_cast<ptrdiff_t>(size),
+                         bytes.begin()));
+        CHECK(std::all_of(content.begin() + static_cast<ptrdiff_t>(size), content.end(),
+                          [](std::byte byte) { return byte == std::byte{0}; }));
+      }
+    }
+  });
+  CHECK(between != 0);
+}
+
 // The device may have stored what it says it has not.
 TEST_CASE("tail: a write behind the end that the device refuses") {
   for_each_seed(8, [](const TestSeed& seed) {
