@@ -49,6 +49,7 @@ struct Through final : WriteStash::Work, IoCompletion {
   bool released = false;         // an overwrite that the device is done with: nothing is held
   BlockCount blocks_max = kPieceBlocks;  // less where space is short
   bool counted_wait = false;
+  bool cut_short = false;               // by an error after a piece
   FaultStash fault;                     // for the old bytes of one edge at a time
   std::optional<FileBlock> fault_page;  // under way
   std::array<FolioRef, 2> edges;        // so that they stay in memory
@@ -444,7 +445,7 @@ Attempt<size_t> write_through(FileContext& context, Inode& inode, const WriteReq
   ATTEMPT_OK(check_write(context, inode, request, stash));
   if (!stash.work) stash.work = std::make_unique<Through>(context, inode, request, stash);
   Through& through = static_cast<Through&>(*stash.work);
-  while (stash.done < request.data.size()) {
+  while (stash.done < request.data.size() && !through.cut_short) {
     const Attempt<void> piece = write_piece(context, inode, request, stash, through);
     if (piece.must_restart()) return piece.restart();
     if (piece.ok()) {
@@ -461,7 +462,7 @@ Attempt<size_t> write_through(FileContext& context, Inode& inode, const WriteReq
       return write_buffered(context, inode, request, stash);
     }
     if (stash.done == 0) return piece.error();
-    break;
+    through.cut_short = true;  // settle() may restart: the piece has failed once and for all
   }
   ATTEMPT_OK(through.device.settle(context));
   ++context.stats.through_count;

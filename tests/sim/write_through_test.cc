@@ -355,6 +355,24 @@ TEST_CASE("a writethrough that the device refuses leaves its pages dirty and the
   });
 }
 
+TEST_CASE("a piece that the device has refused is not tried again behind those that it took") {
+  for_each_seed(4, [](const TestSeed& seed) {
+    SimVolume sim(seed);
+    File file(sim, 300 * kBlockBytes);
+    SimFault fault;
+    fault.kind = IoKind::write;
+    fault.addr_first = block_addr(extents_of(sim, *file.inode).front().start + BlockCount(257));
+    fault.count = 1;  // a second time it would succeed
+    fault.error = Error::io_failed;
+    sim.device().add_fault(fault);
+    Random random(3);
+    const Source source = random_source(random, file.content.size(), true);
+    const Result<size_t> written = sim.write(*file.inode, 0, source.bytes, How::dsync);
+    REQUIRE(written.ok());
+    CHECK(written.value() == 257 * kBlockBytes);  // the first piece
+  });
+}
+
 TEST_CASE("without space a writethrough has changed nothing, or is short") {
   for_each_seed(4, [](const TestSeed& seed) {
     SimVolume sim(seed);
