@@ -88,6 +88,7 @@ int run(int argc, char** argv) {
   add_info(app, exit_code);
   add_dump(app, exit_code);
   add_stats(app, exit_code);
+  add_pins(app, exit_code);
   add_clone(app, exit_code);
   add_dedupe(app, exit_code);
   add_unshare(app, exit_code);

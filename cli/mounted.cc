@@ -13,6 +13,26 @@ namespace {
 // A snapshot may be dropped while it is read, when many ask at once.
 constexpr int kSnapshotTries = 16;
 
+// `what` is for the message.
+Result<std::string> read_in_pieces(const Mounted& mounted, unsigned long command,
+                                   const std::string& what, std::string* message) {
+  auto piece = std::make_unique<fusefs_stats_piece>();
+  for (int attempt = 0; attempt < kSnapshotTries; ++attempt) {
+    std::string text;
+    *piece = {};
+    do {
+      piece->offset = text.size();
+      if (ioctl(mounted.fd.get(), command, piece.get()) != 0) break;
+      text.append(piece->data, piece->len);
+    } while (text.size() < piece->total && piece->len != 0);
+    if (!text.empty() && text.size() == piece->total) return text;
+    if (errno != ESTALE) break;
+  }
+  *message = "cannot read " + what + ": " + std::strerror(errno);
+  if (errno == ENOTTY) *message += " (the daemon is of another version)";
+  return Error::io_failed;
+}
+
 }  // namespace
 
 std::optional<Mounted> open_mounted(const std::string& path, std::string* message) {
@@ -34,20 +54,11 @@ std::optional<Mounted> open_mounted(const std::string& path, std::string* messag
 }
 
 Result<std::string> read_stats(const Mounted& mounted, std::string* message) {
-  auto piece = std::make_unique<fusefs_stats_piece>();
-  for (int attempt = 0; attempt < kSnapshotTries; ++attempt) {
-    std::string text;
-    *piece = {};
-    do {
-      piece->offset = text.size();
-      if (ioctl(mounted.fd.get(), FUSEFS_IOC_STATS, piece.get()) != 0) break;
-      text.append(piece->data, piece->len);
-    } while (text.size() < piece->total && piece->len != 0);
-    if (!text.empty() && text.size() == piece->total) return text;
-    if (errno != ESTALE) break;
-  }
-  *message = std::string("cannot read the statistics: ") + std::strerror(errno);
-  return Error::io_failed;
+  return read_in_pieces(mounted, FUSEFS_IOC_STATS, "the statistics", message);
+}
+
+Result<std::string> read_pins(const Mounted& mounted, std::string* message) {
+  return read_in_pieces(mounted, FUSEFS_IOC_PINS, "who holds pages", message);
 }
 
 }  // namespace fusefs::cli

@@ -21,5 +21,8 @@ std::optional<Mounted> open_mounted(const std::string& path, std::string* messag
 // The statistics' JSON text.
 //   Errors  io_failed, device_gone: `message` says why
 Result<std::string> read_stats(const Mounted& mounted, std::string* message);
+// Who holds which pages, as JSON text: FUSEFS_IOC_PINS.
+//   Errors  as above
+Result<std::string> read_pins(const Mounted& mounted, std::string* message);
 
 }  // namespace fusefs::cli

@@ -105,6 +105,7 @@ void add_check(CLI::App& app, int& exit_code);
 void add_info(CLI::App& app, int& exit_code);
 void add_dump(CLI::App& app, int& exit_code);
 void add_stats(CLI::App& app, int& exit_code);
+void add_pins(CLI::App& app, int& exit_code);
 void add_clone(CLI::App& app, int& exit_code);
 void add_dedupe(CLI::App& app, int& exit_code);
 void add_unshare(CLI::App& app, int& exit_code);

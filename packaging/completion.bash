@@ -7,6 +7,7 @@ _fusefs_options() {
     check) echo "--no-changes --yes --preen --force --quiet --json" ;;
     info) echo "--json --udev" ;;
     stats) echo "--json --prometheus --watch" ;;
+    pins) echo "--json" ;;
     clone) echo "--range --force --json" ;;
     dedupe) echo "--range --json" ;;
     unshare) echo "--range --keep-holes --json" ;;
@@ -25,8 +26,8 @@ _fusefs() {
   esac
   COMPREPLY=()
   if [[ "${COMP_WORDS[0]##*/}" == fusefs && $COMP_CWORD == 1 ]]; then
-    mapfile -t COMPREPLY < <(compgen -W "mkfs mount umount check info stats clone dedupe
-      unshare trim dump bench --help --version" -- "$current")
+    mapfile -t COMPREPLY < <(compgen -W "mkfs mount umount check info stats pins clone
+      dedupe unshare trim dump bench --help --version" -- "$current")
   elif [[ "$previous" == -o || "$previous" == --options ]]; then
     mapfile -t COMPREPLY < <(compgen -W "ro rw nosuid nodev noexec sync dirsync relatime noatime
       strictatime lazytime allow_other nonempty fsname= cache= discard norecovery threads= direct=
