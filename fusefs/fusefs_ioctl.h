@@ -229,6 +229,18 @@ struct fusefs_window_answer {
   __u32 flags; /* 0 */
 };
 
+/* What comes on the connection of a MAPPED window after its second hello: the fault at `pos` of the
+ * window cannot be served: ENOSPC for a store, EIO, ENXIO beyond the file's end. Who touched it
+ * waits. To make that SIGBUS: madvise(MADV_DONTNEED), UFFDIO_WRITEPROTECT off with DONTWAKE,
+ * UFFDIO_POISON; and to let it be tried again, madvise(MADV_DONTNEED) once more.
+ */
+struct fusefs_window_refusal {
+  __u64 pos;
+  __u64 len;
+  __s32 error;
+  __u32 reserved;
+};
+
 /* On the file of the window, or on its control file: what has been stored is what read(2) and
  * mmap(2) of the file show from now on to everybody; fsync(2) does the same, and makes it durable.
  * Until then they may show what was there at the last of these. Direct I/O shows the present bytes

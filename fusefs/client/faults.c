@@ -7,7 +7,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
-#include <stdlib.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -18,6 +18,12 @@
 
 /* Newer than the headers that this must build with: Linux 6.6, 6.1 and 5.11. */
 #define FEATURE_POISON ((__u64)1 << 14)
+struct poison {
+  struct uffdio_range range;
+  __u64 mode;
+  __s64 updated;
+};
+#define POISON _IOWR(UFFDIO, 0x08, struct poison)
 #define NEW_FAULT_FD _IO(0xAA, 0)
 #define USER_MODE_ONLY 1
 
@@ -51,31 +57,85 @@ static int register_memory(int faults, const struct window* window) {
   return 0;
 }
 
-/* ---- the daemon's death ---- */
+/* ---- what the daemon says, and its death ---- */
 
-static void wait_for(struct pollfd* fds, nfds_t count) {
-  while (poll(fds, count, -1) < 0 && errno == EINTR) {
+/* A page that gives SIGBUS does so for this long; then it is tried again. */
+#define REFUSED_MS 20
+
+/* Refused at the moment. When it is full the oldest is tried again earlier. */
+#define REFUSED_MAX 64
+struct refused {
+  struct pages {
+    char* at;
+    size_t bytes;
+  } pages[REFUSED_MAX];
+  size_t count;
+};
+
+/* Whoever touches it next asks the daemon again. */
+static void let_try_again(struct refused* refused, size_t count) {
+  for (size_t i = 0; i < count; ++i) {
+    madvise(refused->pages[i].at, refused->pages[i].bytes, MADV_DONTNEED);
   }
+  refused->count -= count;
+  memmove(refused->pages, refused->pages + count, refused->count * sizeof refused->pages[0]);
+}
+
+/* Who waits for the page, and who touches it from now on, gets SIGBUS. The page itself stays as it
+ * is, in the memory that the daemon sees; only our way to it goes.
+ */
+static void refuse(const struct window* window, const struct fusefs_window_refusal* refusal,
+                   struct refused* refused) {
+  if (refusal->pos >= window->bytes || refusal->len > window->bytes - refusal->pos) return;
+  if (refused->count == REFUSED_MAX) let_try_again(refused, 1);
+  const struct pages pages = {window->memory + refusal->pos, refusal->len};
+  madvise(pages.at, pages.bytes, MADV_DONTNEED);
+  const struct uffdio_range range = {.start = (uintptr_t)pages.at, .len = pages.bytes};
+  /* Its protection would be in the way of the poison. Who waits shall not look in between. */
+  struct uffdio_writeprotect unprotect = {.range = range,
+                                          .mode = UFFDIO_WRITEPROTECT_MODE_DONTWAKE};
+  ioctl(window->faults, UFFDIO_WRITEPROTECT, &unprotect);
+  struct poison poison = {.range = range};
+  ioctl(window->faults, POISON, &poison);
+  refused->pages[refused->count++] = pages;
 }
 
 /* If the daemon dies nobody serves the faults, and the kernel would give out zeroes. Instead the
  * memory becomes that of an empty file, which is SIGBUS. The userfaultfd is closed after that: who
  * waits in a fault then finds it so.
  */
-static void* watch_daemon(void* argument) {
-  struct window* window = argument;
-  struct pollfd fds[2] = {{.fd = window->watch_ends[0], .events = POLLRDHUP},
-                          {.fd = window->socket, .events = POLLRDHUP}};
-  wait_for(fds, 2);
-  if (fds[0].revents != 0) return NULL;
+static void note_death(struct window* window) {
   const int empty = (int)syscall(SYS_memfd_create, "fusefs-dead", MFD_CLOEXEC);
-  if (empty < 0) return NULL; /* what has been loaded stays, the rest never comes */
+  if (empty < 0) return; /* what has been loaded stays, the rest never comes */
   mmap(window->memory, window->bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, empty, 0);
   close(empty);
   const int faults = window->faults;
   window->faults = -1;
   close(faults);
-  return NULL;
+}
+
+static void* watch_daemon(void* argument) {
+  struct window* window = argument;
+  struct refused refused = {.count = 0};
+  struct pollfd fds[2] = {{.fd = window->watch_ends[0], .events = POLLRDHUP},
+                          {.fd = window->socket, .events = POLLIN | POLLRDHUP}};
+  for (;;) {
+    const int ready = poll(fds, 2, refused.count == 0 ? -1 : REFUSED_MS);
+    if (ready < 0) continue; /* EINTR */
+    if (fds[0].revents != 0) return NULL;
+    if (ready == 0) {
+      let_try_again(&refused, refused.count);
+      continue;
+    }
+    struct fusefs_window_refusal refusal;
+    const ssize_t count = recv(window->socket, &refusal, sizeof refusal, MSG_DONTWAIT);
+    if (count == (ssize_t)sizeof refusal) {
+      refuse(window, &refusal, &refused);
+    } else if (count == 0 || (count < 0 && errno != EAGAIN && errno != EINTR)) {
+      note_death(window);
+      return NULL;
+    }
+  }
 }
 
 static int start_watch(struct window* window) {
@@ -94,7 +154,7 @@ static int start_watch(struct window* window) {
   const int error = pthread_create(&window->watcher, &attributes, watch_daemon, window);
   pthread_sigmask(SIG_SETMASK, &before, NULL);
   pthread_attr_destroy(&attributes);
-  if (error != 0) return fail(error, "a thread that watches for the daemon's end");
+  if (error != 0) return fail(error, "a thread that listens to the daemon");
   window->watched = true;
   return 0;
 }

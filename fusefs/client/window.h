@@ -65,7 +65,7 @@ int connect_to(const char* address);
  * -1: said why.
  */
 int serve_faults(struct window* window);
-/* Ends the thread that watches for the daemon's death; before the memory is unmapped. */
+/* Ends the thread that listens to the daemon; before the memory is unmapped. */
 void stop_watch(struct window* window);
 
 #endif

@@ -54,6 +54,7 @@ TEST_CASE("commands fit what the kernel passes to FUSE, and have no holes in the
   CHECK(sizeof(fusefs_window_io) == 64);
   CHECK(sizeof(fusefs_window_hello) == 40);
   CHECK(sizeof(fusefs_window_answer) == 8);
+  CHECK(sizeof(fusefs_window_refusal) == 24);
 }
 
 TEST_CASE("statistics are read in pieces of one snapshot, whatever happens in between") {
