@@ -92,7 +92,7 @@ Attempt<T> Fault::settle(Attempt<T> result) {
     ++context_.faults.restart_by_reason[static_cast<size_t>(reason)];
     return result;
   }
-  stash_.hold_.release();
+  if (!stash_.leaves_hold || !result.ok()) stash_.hold_.release();
   if (std::exchange(stash_.counted_, true)) return result;
   count_kept();
   const uint64_t latency_ns = context_.scheduler.clock().monotonic_ns() - stash_.begin_ns_;
@@ -138,7 +138,11 @@ Attempt<void> Fault::take_hold(TwoStateHold& hold) {
 Restart Fault::read_pages(TwoStateHold&& hold) {
   ++stash_.rounds_;
   const bool keep = context_.fault_policy == FaultPolicy::hold || stash_.rounds_ > kFaultRoundsMax;
-  if (keep && !stash_.hold_.held()) stash_.hold_ = std::move(hold);
+  if (!keep) {
+    stash_.hold_.release();  // that the fault of another page has left
+  } else if (!stash_.hold_.held()) {
+    stash_.hold_ = std::move(hold);
+  }
   stash_.reads_.submit(context_);
   return stash_.reads_.wait().restart();
 }
@@ -219,6 +223,7 @@ Attempt<std::vector<FaultPage>> Fault::write(FileRange range, WriteSpan span, bo
   if (moved.value()) return restart_now();
   const Attempt<void> added = add_blank(pages);
   if (!added.ok()) return Unfinished(added);
+  if (stash_.leaves_hold && !stash_.hold_.held()) stash_.hold_ = std::move(hold);
 
   std::vector<FaultPage> result;
   result.reserve(pages.size());

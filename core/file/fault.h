@@ -31,7 +31,8 @@
 // extent are looked up again all the same.
 //
 // Progress: the stash references what it has read, so that reclaim cannot take it. Only others'
-// changes can; after kFaultRoundsMax reads in vain the hold is kept across the next one.
+// changes can; after kFaultRoundsMax reads in vain the hold is kept across the next one. Who needs
+// several pages at once faults them in with one stash, and has it leave the hold.
 //
 // Monitor held for every call.
 #pragma once
@@ -53,6 +54,10 @@ struct FaultStash {
   // Set by the caller of a write fault, and stays: whether the blocks are for data that was
   // accepted already.
   SpaceUse space_use = SpaceUse::ordinary;
+  // The same: whether a write fault that has ended leaves its hold here. Who takes it, in the same
+  // attempt, has the pages for as long as it keeps it: nobody can take them away in between.
+  bool leaves_hold = false;
+  TwoStateHold take_hold() { return std::move(hold_); }
 
   bool released = false;
   std::optional<Error> error;
@@ -67,7 +72,7 @@ struct FaultStash {
  private:
   friend class Fault;
   NodePins pins_;
-  TwoStateHold hold_;           // with FaultPolicy::hold, and when nothing else makes progress
+  TwoStateHold hold_;  // with FaultPolicy::hold, when nothing else makes progress, or left there
   PageReads reads_;             // under way
   std::vector<FolioRef> kept_;  // read or copied so far
   uint32_t rounds_ = 0;         // reads started

@@ -185,6 +185,7 @@ Attempt<void> fetch_edges(FileContext& context, Inode& inode, const WriteRequest
     if (!folio || !folio->uptodate || through.fault_page == block) {
       through.fault.space_use =
           request.kernel_writeback ? SpaceUse::writeback : SpaceUse::ordinary;
+      through.fault.leaves_hold = true;
       through.fault_page = block;
       Attempt<std::vector<FaultPage>> pages =
           fault_for_write(context, inode, file_range(block, kOne), {through.pos, through.end()},
@@ -314,7 +315,10 @@ Attempt<void> plan(FileContext& context, Inode& inode, const WriteRequest& reque
     return restart_now();
   }
   ATTEMPT_OK(fetched);
-  ATTEMPT(TwoStateHold hold, inode.pages_lock.add());
+  // Between the fault of an edge and this nobody may come who takes the edge away: he could do so
+  // for ever.
+  TwoStateHold hold = through.fault.take_hold();
+  if (!hold.held()) ATTEMPT_INTO(hold, inode.pages_lock.add());
   ATTEMPT_OK(wait_turn(context, inode, through));
   ATTEMPT(std::vector<FolioRef> folios, find_folios(context, inode, through));
   std::vector<FilePiece> pieces;
