@@ -20,20 +20,36 @@
 // neither uptodate nor referenced goes at once, so that an attempt may add folios and drop them by
 // restarting.
 //
+// A folio may be pinned: somebody else reads its frame, or stores into it, whenever he likes
+// (core/file/pin.h). It stays where it is until the last pin has ended, whatever happens to the
+// file. With a pin for writing it is storable:
+//
+//      dirty --pin--> storable, dirty <-------+---------------+
+//                         |                   | written       | not written
+//                         +--begin_bounce--> storable, under writeback: its frame still changes,
+//                                            what is written is a copy
+//
+// Storable folios are not among those that next_dirty() finds, and do not count as dirty memory.
+//
 // Invariants:
 //   (1) A dirty folio over a hole or a shared extent owns one reserved block: writing it cannot
 //       meet ENOSPC. Over a private extent, written or not, it goes in place and owns none.
-//   (2) Only clean, unlocked, unreferenced folios are reclaimed.
-//   (3) Bytes beyond the end of the file are zero.
+//   (2) Only clean, unlocked, unreferenced, unpinned folios are reclaimed.
+//   (3) Bytes beyond the end of the file are zero, but for what has been stored there through a pin:
+//       that is zeroed when the file grows over it.
 //   (4) Who holds a folio's lock waits for nothing but its own I/O and copies: blockers of the
 //       inode's two-state lock may wait for it.
 //   (5) A locked folio that is not being read stays in its mapping: who removes folios waits for
 //   it.
 //       Only a shared block's is detached when its block has no other owner left (shared_blocks.h);
 //       unlocking it and marking it uptodate are still in order.
+//   (6) A pinned folio is uptodate and stays in its mapping.
 //
 // Monitor held for every call.
 #pragma once
+
+#include <memory>
+#include <optional>
 
 #include "core/base/ref.h"
 #include "core/engine/waitable.h"
@@ -64,6 +80,19 @@ class Folio : public RefCounted {
   bool read_ahead = false;  // read before anybody asked, and nobody has since
   Reservation reservation;  // the block a dirty page will need; may be empty
   Waitable changed;         // woken when locked, writeback, uptodate or mapping change
+
+  struct Pinned {
+    uint32_t read_count = 0;
+    uint32_t write_count = 0;
+    // Of a storable page: checksum of what the device has for it, zeroes where it has nothing.
+    // Without a value it is not known. The frame may have changed since; this says whether.
+    std::optional<uint64_t> device_sum;
+    std::shared_ptr<void> frame_owner;  // the frame is somebody else's, kept by this
+  };
+  std::unique_ptr<Pinned> pinned;  // null unless pinned, or in a frame of somebody else's
+  bool is_pinned() const { return pinned && pinned->read_count + pinned->write_count != 0; }
+  bool is_storable() const { return pinned && pinned->write_count != 0; }
+  bool is_external() const { return pinned && pinned->frame_owner; }
 
   Bytes bytes() const { return {frame, kPageBytes}; }
 

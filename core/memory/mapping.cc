@@ -72,6 +72,24 @@ bool Mapping::any_dirty(FileRange range) const {
   return folio != nullptr && folio->index < range.end;
 }
 
+FolioRef Mapping::next_pinned(FileBlock index) const {
+  return FolioRef(first_marked(pinned_leaves_, &Leaf::pinned, index));
+}
+
+FolioRef Mapping::next_storable(FileBlock index) const {
+  return FolioRef(first_marked(storable_leaves_, &Leaf::storable, index));
+}
+
+bool Mapping::any_pinned(FileRange range) const {
+  const Folio* folio = first_marked(pinned_leaves_, &Leaf::pinned, range.first);
+  return folio != nullptr && folio->index < range.end;
+}
+
+bool Mapping::any_storable(FileRange range) const {
+  const Folio* folio = first_marked(storable_leaves_, &Leaf::storable, range.first);
+  return folio != nullptr && folio->index < range.end;
+}
+
 void Mapping::insert(Folio& folio) {
   const uint64_t number = leaf_of(folio.index);
   if (leaf_at(number) == nullptr) {
@@ -88,6 +106,8 @@ void Mapping::erase(Folio& folio) {
   CHECK(leaf_at(number) != nullptr);
   set_dirty(folio, false);
   set_writeback(folio, false);
+  set_mark(pinned_leaves_, &Leaf::pinned, pinned_count_, folio, false);
+  set_mark(storable_leaves_, &Leaf::storable, storable_count_, folio, false);
   last_leaf_->slots[folio.index.value() % kLeafPages] = nullptr;
   last_leaf_->present &= ~bit_of(folio.index);
   --count_;
@@ -120,6 +140,11 @@ void Mapping::set_dirty(const Folio& folio, bool dirty) {
 
 void Mapping::set_writeback(const Folio& folio, bool writeback) {
   set_mark(writeback_leaves_, &Leaf::writeback, writeback_count_, folio, writeback);
+}
+
+void Mapping::set_pins(const Folio& folio) {
+  set_mark(pinned_leaves_, &Leaf::pinned, pinned_count_, folio, folio.is_pinned());
+  set_mark(storable_leaves_, &Leaf::storable, storable_count_, folio, folio.is_storable());
 }
 
 }  // namespace fusefs

@@ -5,7 +5,8 @@
 // Where the bytes lie on the device is the extent map's business and unknown here.
 //
 // Folios are found through leaves of 64 pages, each with a bitmap of what is dirty and what is
-// under writeback, so that writeback walks what is dirty and nothing else:
+// under writeback, so that writeback walks what is dirty and nothing else. What is pinned has bitmaps
+// of its own: who walks the dirty pages does not meet the storable ones.
 //
 //     leaves_: 0 -> [ ....DD..W.... ]   17 -> [ D............ ]   leaf number = index / 64
 //     dirty_leaves_: 0, 17              writeback_leaves_: 0
@@ -17,6 +18,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 
 #include "core/memory/folio.h"
@@ -48,13 +50,22 @@ class Mapping {
   size_t dirty_count() const { return dirty_count_; }
   size_t writeback_count() const { return writeback_count_; }
 
-  // The first dirty folio at or after `index` (one under writeback is not dirty).
+  // Pinned at all, and for writing.
+  size_t pinned_count() const { return pinned_count_; }
+  size_t storable_count() const { return storable_count_; }
+
+  // The first dirty folio at or after `index` (one under writeback is not dirty, nor is one that is
+  // storable: see next_storable()).
   FolioRef next_dirty(FileBlock index) const;
   // The first folio under writeback in `range`, to wait for; null if there is none.
   FolioRef any_writeback(FileRange range) const;
   // A locked folio in `range`, to wait for. One that is only being read is not: it may be removed.
   FolioRef any_locked(FileRange range) const;
   bool any_dirty(FileRange range) const;
+  FolioRef next_pinned(FileBlock index) const;
+  FolioRef next_storable(FileBlock index) const;
+  bool any_pinned(FileRange range) const;
+  bool any_storable(FileRange range) const;
   MappingOf of() const { return of_; }
 
   // Who is told when pages of this file move or go; null: nobody. Outlives the mapping.
@@ -72,6 +83,8 @@ class Mapping {
     uint64_t present = 0;
     uint64_t dirty = 0;
     uint64_t writeback = 0;
+    uint64_t pinned = 0;
+    uint64_t storable = 0;
   };
   using LeafNumbers = std::set<uint64_t>;
 
@@ -85,6 +98,7 @@ class Mapping {
   void erase(Folio& folio);
   void set_dirty(const Folio& folio, bool dirty);
   void set_writeback(const Folio& folio, bool writeback);
+  void set_pins(const Folio& folio);
   void set_mark(LeafNumbers& leaves, uint64_t Leaf::*bits, size_t& count, const Folio& folio,
                 bool mark);
 
@@ -95,11 +109,15 @@ class Mapping {
   std::map<uint64_t, Leaf> leaves_;
   LeafNumbers dirty_leaves_;
   LeafNumbers writeback_leaves_;
+  LeafNumbers pinned_leaves_;
+  LeafNumbers storable_leaves_;
   mutable uint64_t last_number_ = ~uint64_t{0};  // of the leaf that was used last
   mutable Leaf* last_leaf_ = nullptr;
   size_t count_ = 0;
   size_t dirty_count_ = 0;
   size_t writeback_count_ = 0;
+  size_t pinned_count_ = 0;
+  size_t storable_count_ = 0;
   size_t locked_count_ = 0;  // those being read included
 };
 
@@ -166,15 +184,38 @@ class PageCache {
   void give_reservation(Folio& folio, Reservation reservation);
   Reservation take_reservation(Folio& folio);
 
+  // One more pin / one less. Requires uptodate; for writing not under writeback, and dirty with the
+  // block it will need. The first for writing takes the folio from the dirty ones, the last gives it
+  // back to them if it is `dirty` still.
+  void pin(Folio& folio, bool for_writing);
+  void unpin(Folio& folio, bool for_writing);
+  // A copy of the frame is about to be written, and nobody else writes the block meanwhile. Requires
+  // a storable folio, not locked.
+  void begin_bounce(Folio& folio);
+  // `device_sum`: of what the device has now, if that is known. The folio is as `dirty` as it is told
+  // to be.
+  void end_bounce(Folio& folio, std::optional<uint64_t> device_sum, bool dirty);
+  // A storable folio is not dirty any more, or dirty again, while it keeps its place.
+  void set_storable_dirty(Folio& folio, bool dirty);
+  // Another folio takes the place of `folio`, with its bytes, its dirtiness and its reservation, in
+  // `frame`, which `owner` keeps alive. Requires uptodate, unlocked, unpinned, not under writeback.
+  FolioRef move_out(Folio& folio, std::byte* frame, std::shared_ptr<void> owner);
+  // Ends the last pin of a folio in somebody else's frame, and moves it into a frame of ours.
+  //   Restarts  memory, like add(): nothing has changed
+  Attempt<FolioRef> unpin_and_move_in(Folio& folio, bool for_writing);
+
   // Takes the folio out of its mapping; its frame is freed with the last reference. Requires that
-  // it is neither locked, unless for reading, nor under writeback.
+  // it is neither locked, unless for reading, nor under writeback, nor pinned.
   void remove(Folio& folio);
   // Removes every clean folio in `range` that is not locked, or only for reading; false if another
-  // one is left. References keep nothing from being removed: who holds one sees `mapping` null.
+  // one is left that is not pinned. References keep nothing from being removed: who holds one sees
+  // `mapping` null.
   bool drop_clean(Mapping& mapping, FileRange range);
-  // Removes everything in `range`, dirty or not. Requires that none is locked, unless for reading,
-  // or under writeback.
+  // Removes everything in `range` that is not pinned, dirty or not. Requires that none is locked,
+  // unless for reading, or under writeback.
   void discard(Mapping& mapping, FileRange range);
+  // Pages that are pinned, in all files.
+  uint64_t pinned_pages() const { return pinned_pages_; }
 
   // More dirty than the flusher should let stand / than writers may add to.
   bool wants_writeback() const { return dirty_pages_ >= background_pages_; }
@@ -196,7 +237,9 @@ class PageCache {
   friend class Mapping;
   friend class SharedBlocks;
   void unreferenced(Folio& folio);
-  FolioRef insert_new(Mapping& mapping, FileBlock index, std::byte* frame);
+  FolioRef insert_new(Mapping& mapping, FileBlock index, std::byte* frame,
+                      std::shared_ptr<void> frame_owner = nullptr);
+  FolioRef move(Folio& folio, std::byte* frame, std::shared_ptr<void> owner);
   // Puts the folio into or out of the queues of what may be reclaimed, as its state says.
   void settle(Folio& folio);
   void set_locked(Folio& folio);
@@ -216,6 +259,7 @@ class PageCache {
   uint64_t dirty_pages_ = 0;
   uint64_t writeback_pages_ = 0;
   uint64_t read_ahead_pages_ = 0;
+  uint64_t pinned_pages_ = 0;
   Waitable dirty_shrunk_;
   Waitable writeback_wanted_;
   Waitable memory_freed_;  // a frame is free, or a folio can be reclaimed

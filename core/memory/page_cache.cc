@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cstring>
 
 #include "core/engine/lock_checker.h"
 #include "core/memory/mapping.h"
@@ -27,6 +28,7 @@ Folio::Folio(PageCache& cache, Mapping& in, FileBlock at, std::byte* memory)
 
 Folio::~Folio() {
   CHECK(mapping == nullptr && !ReclaimPolicy::is_queued(*this));
+  if (is_external()) return;
   cache_.arena_.give_back(frame);
   cache_.memory_freed_.wake_all();
 }
@@ -70,9 +72,14 @@ std::byte* PageCache::take_frame(ReclaimPolicy::Reach reach) {
   return arena_.take();
 }
 
-FolioRef PageCache::insert_new(Mapping& mapping, FileBlock index, std::byte* frame) {
+FolioRef PageCache::insert_new(Mapping& mapping, FileBlock index, std::byte* frame,
+                               std::shared_ptr<void> frame_owner) {
   if (mapping.id_ == 0) mapping.id_ = ++last_mapping_id_;
   FolioRef folio(new Folio(*this, mapping, index, frame));
+  if (frame_owner) {
+    folio->pinned = std::make_unique<Folio::Pinned>();
+    folio->pinned->frame_owner = std::move(frame_owner);
+  }
   folio->reclaim_.key = ReclaimPolicy::key_of(mapping.id_, index);
   mapping.insert(*folio);
   return folio;
@@ -105,7 +112,7 @@ void PageCache::unreferenced(Folio& folio) {
 
 void PageCache::settle(Folio& folio) {
   const bool clean = folio.mapping != nullptr && folio.uptodate && !folio.dirty &&
-                     !folio.writeback && !folio.locked;
+                     !folio.writeback && !folio.locked && !folio.is_pinned();
   if (!clean) return reclaim_.leave(folio);
   if (folio.ref_count() != 0 || ReclaimPolicy::is_queued(folio)) return;
   reclaim_.enter(folio);
@@ -119,7 +126,8 @@ void PageCache::detach(Folio& folio) {
   reclaim_.leave(folio);
   end_read_ahead(folio, false);
   take_reservation(folio).release();
-  if (folio.dirty) count_dirty(folio, false);
+  if (folio.is_pinned()) --pinned_pages_;  // with its inode: nobody pins any more
+  if (folio.dirty && !folio.is_storable()) count_dirty(folio, false);
   if (folio.writeback) --writeback_pages_;
   if (lock_checking) LockChecker::instance().release(LockClass::writeback_mark, &folio.changed);
   if (folio.locked) --mapping.locked_count_;  // only being read
@@ -219,6 +227,10 @@ void PageCache::mark_dirty(Folio& folio) {
   CHECK(folio.uptodate && !folio.writeback && !folio.of_shared_block);
   if (folio.dirty || folio.mapping == nullptr) return;
   end_read_ahead(folio, true);
+  if (folio.is_storable()) {
+    folio.dirty = true;
+    return;
+  }
   count_dirty(folio, true);
   folio.mapping->set_dirty(folio, true);
   settle(folio);
@@ -234,6 +246,7 @@ void PageCache::begin_writethrough(Folio& folio) {
   if (lock_checking) {
     LockChecker::instance().ask_and_take(LockClass::writeback_mark, &folio.changed);
   }
+  CHECK(!folio.is_storable());
   end_read_ahead(folio, true);
   if (folio.dirty) {
     count_dirty(folio, false);
@@ -260,6 +273,100 @@ void PageCache::end_writeback(Folio& folio, bool written) {
   if (!over_dirty_limit()) dirty_shrunk_.wake_all();
 }
 
+void PageCache::pin(Folio& folio, bool for_writing) {
+  CHECK(folio.uptodate && folio.mapping != nullptr && !folio.of_shared_block);
+  end_read_ahead(folio, true);
+  if (!folio.is_pinned()) ++pinned_pages_;
+  if (!folio.pinned) folio.pinned = std::make_unique<Folio::Pinned>();
+  if (for_writing && folio.pinned->write_count == 0) {
+    CHECK(folio.dirty && !folio.writeback);
+    count_dirty(folio, false);
+    folio.dirty = true;
+    folio.mapping->set_dirty(folio, false);
+    if (!over_dirty_limit()) dirty_shrunk_.wake_all();
+  }
+  ++(for_writing ? folio.pinned->write_count : folio.pinned->read_count);
+  folio.mapping->set_pins(folio);
+  settle(folio);
+}
+
+void PageCache::unpin(Folio& folio, bool for_writing) {
+  CHECK(folio.is_pinned() && folio.mapping != nullptr);
+  if (for_writing && folio.pinned->write_count == 1) CHECK(!folio.writeback);
+  --(for_writing ? folio.pinned->write_count : folio.pinned->read_count);
+  folio.mapping->set_pins(folio);
+  if (for_writing && !folio.is_storable() && folio.dirty) {
+    count_dirty(folio, true);
+    folio.mapping->set_dirty(folio, true);
+  }
+  if (!folio.is_pinned()) {
+    --pinned_pages_;
+    if (!folio.is_external()) folio.pinned.reset();
+  }
+  settle(folio);
+}
+
+void PageCache::begin_bounce(Folio& folio) {
+  CHECK(folio.is_storable() && !folio.locked && !folio.writeback);
+  if (lock_checking) {
+    LockChecker::instance().ask_and_take(LockClass::writeback_mark, &folio.changed);
+  }
+  folio.writeback = true;
+  ++writeback_pages_;
+  folio.mapping->set_writeback(folio, true);
+}
+
+void PageCache::end_bounce(Folio& folio, std::optional<uint64_t> device_sum, bool dirty) {
+  if (!folio.writeback) {
+    CHECK(folio.mapping == nullptr);  // its inode went meanwhile
+    return;
+  }
+  CHECK(folio.is_storable());
+  if (lock_checking) LockChecker::instance().release(LockClass::writeback_mark, &folio.changed);
+  folio.pinned->device_sum = device_sum;
+  folio.dirty = dirty;
+  folio.writeback = false;
+  --writeback_pages_;
+  folio.mapping->set_writeback(folio, false);
+  folio.changed.wake_all();
+  if (!over_dirty_limit()) dirty_shrunk_.wake_all();
+}
+
+void PageCache::set_storable_dirty(Folio& folio, bool dirty) {
+  CHECK(folio.is_storable());
+  folio.dirty = dirty;
+}
+
+FolioRef PageCache::move_out(Folio& folio, std::byte* frame, std::shared_ptr<void> owner) {
+  CHECK(owner != nullptr);
+  return move(folio, frame, std::move(owner));
+}
+
+Attempt<FolioRef> PageCache::unpin_and_move_in(Folio& folio, bool for_writing) {
+  if (std::byte* frame = take_frame(ReclaimPolicy::Reach::all)) {
+    unpin(folio, for_writing);
+    return move(folio, frame, nullptr);
+  }
+  writeback_wanted_.wake_all();
+  return restart_after(memory_freed_, RestartReason::memory);
+}
+
+FolioRef PageCache::move(Folio& folio, std::byte* frame, std::shared_ptr<void> owner) {
+  CHECK(folio.mapping != nullptr && folio.uptodate);
+  CHECK(!folio.locked && !folio.writeback && !folio.is_pinned());
+  const FolioRef old(&folio);
+  Mapping& mapping = *folio.mapping;
+  const bool dirty = folio.dirty;
+  Reservation reservation = take_reservation(folio);
+  detach(folio);
+  FolioRef moved = insert_new(mapping, old->index, frame, std::move(owner));
+  std::memcpy(moved->frame, old->frame, kPageBytes);
+  mark_uptodate(*moved);
+  if (dirty) mark_dirty(*moved);
+  give_reservation(*moved, std::move(reservation));
+  return moved;
+}
+
 void PageCache::give_reservation(Folio& folio, Reservation reservation) {
   if (folio.mapping == nullptr) return;
   if (BlockCount* delayed = folio.mapping->delayed_blocks_) *delayed += reservation.count();
@@ -274,7 +381,7 @@ Reservation PageCache::take_reservation(Folio& folio) {
 }
 
 void PageCache::remove(Folio& folio) {
-  CHECK(!folio.writeback && (!folio.locked || folio.reading));
+  CHECK(!folio.writeback && (!folio.locked || folio.reading) && !folio.is_pinned());
   if (folio.mapping != nullptr) detach(folio);
 }
 
@@ -285,6 +392,7 @@ bool PageCache::drop_clean(Mapping& mapping, FileRange range) {
   while (Folio* folio = mapping.first_raw(at)) {
     if (folio->index >= range.end) break;
     at = folio->index + BlockCount(1);
+    if (folio->is_pinned()) continue;
     if (folio->dirty || folio->writeback || (folio->locked && !folio->reading)) {
       all = false;
     } else {
@@ -301,9 +409,11 @@ void PageCache::discard(Mapping& mapping, FileRange range) {
 }
 
 void PageCache::detach_all(Mapping& mapping, FileRange range) {
-  while (Folio* folio = mapping.first_raw(range.first)) {
+  FileBlock at = range.first;
+  while (Folio* folio = mapping.first_raw(at)) {
     if (folio->index >= range.end) break;
-    detach(*folio);
+    at = folio->index + BlockCount(1);
+    if (!folio->is_pinned()) detach(*folio);
   }
 }
 
