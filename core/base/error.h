@@ -43,7 +43,9 @@ enum class Error : uint8_t {
   // Resources.
   no_space,
   no_memory,
-  too_busy,  // in use: mount point, image, device
+  pin_limit,           // more would be pinned than the mount allows
+  pin_limit_per_user,  // than it allows one user
+  too_busy,            // in use: mount point, image, device
   interrupted,
   timed_out,
   // Device and image.

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "core/file/edge_blocks.h"
+#include "core/file/pins.h"
 #include "core/file/read_streams.h"
 #include "core/inode/extent_map.h"
 #include "core/inode/namespace.h"
@@ -118,6 +119,7 @@ struct FileContext {
   // Largest window; 0 switches readahead off.
   uint64_t readahead_bytes_max = kReadaheadBytesMax;
   ReadaheadStats readahead = {};
+  Pins pins{cache};
 };
 
 // One open(2). The daemon keeps it by its handle.

@@ -36,8 +36,10 @@ size_t writers_for(const Inode& inode) {
 
 class InodeWriters::Writer final : public Operation {
  public:
-  Writer(Ref<InodeWriters> group, InodeRef inode)
-      : group_(std::move(group)), inode_(std::move(inode)) {}
+  Writer(Ref<InodeWriters> group, InodeRef inode, bool bounce)
+      : group_(std::move(group)), inode_(std::move(inode)) {
+    writeback_.bounce = bounce;
+  }
   ~Writer() override {
     if (group_) end(Error::shut_down);
   }
@@ -53,7 +55,9 @@ class InodeWriters::Writer final : public Operation {
       if (write.failed()) error_ = write.error();
       written_ = true;
     }
-    const Attempt<void> save = save_attr(context, *inode_, writeback_.pins);
+    if (writeback_.bounce) note_pending_size(context, *inode_);
+    const Attempt<void> save =
+        save_attr(context, *inode_, writeback_.pins, writeback_.bounced_size);
     if (save.must_restart()) return save;
     if (save.failed() && !error_) error_ = save.error();
     end(error_);
@@ -78,7 +82,8 @@ void InodeWriters::start(const InodeRef& inode) {
   for (size_t i = 0; i < count && (i == 0 || has_room()); ++i) {
     ++running_;
     ++active_[inode->ino];
-    context_.scheduler.start(std::make_unique<Writer>(Ref<InodeWriters>(this), inode));
+    context_.scheduler.start(
+        std::make_unique<Writer>(Ref<InodeWriters>(this), inode, bounce_ && i == 0));
   }
 }
 

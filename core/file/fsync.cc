@@ -18,13 +18,16 @@ Attempt<void> wait_durable(FileContext& context, FsyncStash& stash) {
   return {};
 }
 
+}  // namespace
+
 // Saves the attributes that fsync (or fdatasync: the size) has to make durable, and waits.
-Attempt<void> save_and_wait(FileContext& context, Inode& inode, bool data_only, FsyncStash& stash) {
+Attempt<void> make_durable(FileContext& context, Inode& inode, bool data_only, FsyncStash& stash) {
   if (stash.phase == Phase::saving) {
     const bool size_changed = inode.attr.is_regular() && inode.attr.size != inode.disk_size;
+    note_pending_size(context, inode);
     if (inode.atime_lazy && !data_only) context.inodes.mark_attr_dirty(inode);
     if (inode.attr_dirty && (!data_only || size_changed)) {
-      ATTEMPT_OK(save_attr(context, inode, stash.writeback.pins));
+      ATTEMPT_OK(save_attr(context, inode, stash.writeback.pins, stash.writeback.bounced_size));
     }
     stash.seq = data_only ? inode.data_seq : inode.changed_seq;
     stash.stamp = inode.data_stamp;
@@ -37,12 +40,15 @@ Attempt<void> save_and_wait(FileContext& context, Inode& inode, bool data_only, 
   return {};
 }
 
+namespace {
+
 Attempt<void> sync_file(FileContext& context, Inode& inode, bool data_only, FsyncStash& stash) {
   if (stash.phase == Phase::writing) {
+    stash.writeback.bounce = true;
     ATTEMPT_OK(write_back(context, inode, kWholeFile, stash.writeback));
     stash.phase = Phase::saving;
   }
-  return save_and_wait(context, inode, data_only, stash);
+  return make_durable(context, inode, data_only, stash);
 }
 
 }  // namespace
@@ -62,13 +68,14 @@ Attempt<void> fsync(FileContext& context, OpenFile& file, bool data_only, FsyncS
 
 Attempt<void> fsync_inode(FileContext& context, Inode& inode, FsyncStash& stash) {
   if (stash.phase == Phase::writing) stash.phase = Phase::saving;
-  return save_and_wait(context, inode, false, stash);
+  return make_durable(context, inode, false, stash);
 }
 
 Attempt<void> sync_all(FileContext& context, FsyncStash& stash) {
   if (stash.phase == Phase::writing) {
-    stash.writers = make_ref<InodeWriters>(context);
+    stash.writers = make_ref<InodeWriters>(context, true);
     stash.inodes = context.inodes.dirty_inodes(SIZE_MAX);
+    context.pins.add_storable_inodes(stash.inodes);
     stash.phase = Phase::saving;
   }
   if (stash.phase == Phase::saving) {

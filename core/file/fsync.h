@@ -30,6 +30,9 @@ struct FsyncStash {
 //   Restarts  as write_back(), durable
 //   Errors    io_failed, no_space, device_gone
 Attempt<void> fsync(FileContext& context, OpenFile& file, bool data_only, FsyncStash& stash);
+// The second half: what has been written is durable, and what is needed to reach it. Begins with
+// stash.phase saving.
+Attempt<void> make_durable(FileContext& context, Inode& inode, bool data_only, FsyncStash& stash);
 // For directories and special files: their transactions are durable.
 Attempt<void> fsync_inode(FileContext& context, Inode& inode, FsyncStash& stash);
 // Everything dirty of all files, and the journal. What can be written is, also after an error.

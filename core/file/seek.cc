@@ -9,7 +9,7 @@ namespace {
 // The first folio at or after `at` whose contents the device does not have yet.
 std::optional<FileBlock> next_pending_page(const Inode& inode, FileBlock at) {
   FolioRef folio = inode.mapping.at_or_after(at);
-  while (folio && !folio->dirty && !folio->writeback) {
+  while (folio && !folio->dirty && !folio->writeback && !folio->is_storable()) {
     folio = inode.mapping.at_or_after(folio->index + BlockCount(1));
   }
   return folio ? std::optional<FileBlock>(folio->index) : std::nullopt;

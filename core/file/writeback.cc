@@ -3,45 +3,21 @@
 #include <algorithm>
 #include <cstring>
 
-#include "core/file/placement.h"
+#include "core/file/writeback_run.h"
 
 namespace fusefs {
 namespace {
 
 constexpr BlockCount kOne{1};
 
-FileRange page_range(const Folio& folio) { return file_range(folio.index, kOne); }
-
 }  // namespace
-
-// One run, and how far the call has come.
-struct WritebackStash::State {
-  State(FileContext& a_context, Inode& an_inode) : context(a_context), inode(an_inode) {}
-  ~State() { abandon(); }
-  // The operation was destroyed half-way: nothing of the run may be lost.
-  void abandon();
-
-  FileContext& context;
-  Inode& inode;
-  FileBlock first;
-  FileBlock end;  // of what was there at the time of the call
-  std::optional<Error> error;
-
-  enum class Phase : uint8_t { walking, allocating, writing, committing } phase = Phase::walking;
-  std::vector<FolioRef> folios;  // ascending, under writeback
-  Placement placement;
-  BlockCount delayed;  // of the run, still in inode.delayed_blocks
-  Ref<IoTicket> ticket;
-  uint64_t memory_size = 0;  // of the file when the run was submitted
-  WriteStamp stamp = 0;
-};
 
 WritebackStash::WritebackStash() = default;
 WritebackStash::~WritebackStash() = default;
 
 void WritebackStash::State::abandon() {
-  for (FolioRef& folio : folios) {
-    if (folio->writeback) context.cache.end_writeback(*folio, false);
+  for (size_t i = 0; i < folios.size(); ++i) {
+    if (folios[i]->writeback) end_page(*this, i, false);
   }
   inode.delayed_blocks -= std::exchange(delayed, BlockCount(0));
 }
@@ -72,6 +48,8 @@ Attempt<std::vector<FolioRef>> gather_run(Inode& inode, const WritebackStash& st
   return folios;
 }
 
+}  // namespace
+
 Attempt<std::vector<FilePiece>> pieces_of_run(FileContext& context, Inode& inode,
                                               const std::vector<FolioRef>& folios, NodePins& pins) {
   std::vector<FilePiece> pieces;
@@ -83,23 +61,13 @@ Attempt<std::vector<FilePiece>> pieces_of_run(FileContext& context, Inode& inode
   return pieces;
 }
 
-// Calls `visit(folio, piece)` for every folio; both ascend.
-template <class Visit>
-void for_each_page(const std::vector<FolioRef>& folios, const std::vector<FilePiece>& pieces,
-                   Visit&& visit) {
-  size_t i = 0;
-  for (const FilePiece& piece : pieces) {
-    for (; i < folios.size() && folios[i]->index < piece.range.end; ++i) {
-      if (!visit(*folios[i], piece)) return;
-    }
-  }
-}
-
 void record_error(Inode& inode, State& state, Error error) {
   ++inode.write_error_count;
   inode.write_error = error;
   if (!state.error) state.error = error;
 }
+
+namespace {
 
 // Reserves for pages whose extent has become shared since they became dirty. Where there is no
 // space, cuts the run down to what has its blocks.
@@ -122,6 +90,21 @@ Attempt<Reservation> reserve_missing(FileContext& context, std::vector<FolioRef>
   folios.resize(provided);
   return Reservation();
 }
+
+}  // namespace
+
+void add_to_placement(FileContext& context, Folio& folio, const FilePiece& piece, State& state) {
+  Reservation reservation = context.cache.take_reservation(folio);
+  state.delayed += reservation.count();
+  // What an overwrite in place does not need is given back with the variable.
+  if (piece.needs_new_blocks()) state.placement.reservation().merge(std::move(reservation));
+  FilePiece page = piece;
+  page.range = page_range(folio);
+  page.start = piece.start + (folio.index - piece.range.first);
+  state.placement.add(page);
+}
+
+namespace {
 
 // Begins a run. False when nothing dirty is left before the end.
 Attempt<bool> begin_run(FileContext& context, Inode& inode, WritebackStash& stash) {
@@ -148,14 +131,7 @@ Attempt<bool> begin_run(FileContext& context, Inode& inode, WritebackStash& stas
   state.placement.reservation() = std::move(missing);
   for_each_page(folios, pieces, [&](Folio& folio, const FilePiece& piece) {
     context.cache.begin_writeback(folio);
-    Reservation reservation = context.cache.take_reservation(folio);
-    state.delayed += reservation.count();
-    // What an overwrite in place does not need is given back with the variable.
-    if (piece.needs_new_blocks()) state.placement.reservation().merge(std::move(reservation));
-    FilePiece page = piece;
-    page.range = page_range(folio);
-    page.start = piece.start + (folio.index - piece.range.first);
-    state.placement.add(page);
+    add_to_placement(context, folio, piece, state);
     return true;
   });
   inode.delayed_blocks += state.delayed;  // they stay in st_blocks until they are mapped
@@ -166,22 +142,30 @@ Attempt<bool> begin_run(FileContext& context, Inode& inode, WritebackStash& stas
   return true;
 }
 
+// Bytes beyond the end of the file are zero on the device. Copies have been made that way.
+void zero_beyond_size(const State& state) {
+  if (state.bouncing) return;
+  Folio& last = *state.folios.back();
+  const size_t valid = valid_bytes(last.index, state.memory_size);
+  std::memset(last.frame + valid, 0, kPageBytes - valid);
+}
+
 void submit_run(FileContext& context, Inode& inode, State& state) {
   state.memory_size = inode.attr.size;
-  Folio& last = *state.folios.back();
-  const uint64_t last_pos = file_pos(last.index);
-  if (last_pos + kPageBytes > state.memory_size) {
-    const size_t valid = state.memory_size > last_pos ? state.memory_size - last_pos : 0;
-    std::memset(last.frame + valid, 0, kPageBytes - valid);
-  }
+  zero_beyond_size(state);
   state.ticket = make_ref<IoTicket>();
   IoGather writes(context.device, IoKind::write, state.ticket);
   size_t i = 0;
   for (const Placement::Segment& segment : state.placement.segments()) {
     for (FileBlock at = segment.range.first; at < segment.range.end; ++at, ++i) {
       CHECK(state.folios[i]->index == at);
-      writes.add(segment.start + (at - segment.range.first), state.folios[i]->frame, kPageBytes);
+      const std::byte* source = state.bouncing ? state.bounced[i].copy : state.folios[i]->frame;
+      writes.add(segment.start + (at - segment.range.first), source, kPageBytes);
     }
+  }
+  if (state.bouncing) {
+    ++context.pins.counters().bounced_count;
+    context.pins.counters().bounced_bytes += state.folios.size() * kPageBytes;
   }
   ++context.stats.writeback_count;
   context.stats.writeback_bytes += state.folios.size() * kPageBytes;
@@ -195,6 +179,12 @@ uint64_t disk_size_after(const Inode& inode, const State& state) {
 
 Attempt<void> advance_run(FileContext& context, Inode& inode, WritebackStash& stash) {
   State& state = *stash.state;
+  if (state.phase == Phase::copying) {
+    state.phase = Phase::planning;
+    ATTEMPT_OK(copy_storable(state));
+  }
+  if (state.phase == Phase::planning) ATTEMPT_OK(plan_bounces(context, inode, stash));
+  if (state.folios.empty()) return {};  // nothing to bounce
   if (state.phase == Phase::allocating) {
     ATTEMPT_OK(state.placement.allocate(context, inode, stash.pins));
     submit_run(context, inode, state);
@@ -218,6 +208,8 @@ void leave_run(WritebackStash& stash) {
   State& state = *stash.state;
   state.inode.delayed_blocks -= std::exchange(state.delayed, BlockCount(0));
   state.folios.clear();
+  state.bounced.clear();
+  state.copies = AlignedBuffer();
   state.placement.reset();
   state.ticket.reset();
   state.phase = Phase::walking;
@@ -226,13 +218,17 @@ void leave_run(WritebackStash& stash) {
 }
 
 void end_run(FileContext& context, WritebackStash& stash) {
-  for (FolioRef& folio : stash.state->folios) context.cache.end_writeback(*folio, true);
-  context.failed_runs_in_row = 0;
+  State& state = *stash.state;
+  for (size_t i = 0; i < state.folios.size(); ++i) end_page(state, i, true);
+  if (!state.folios.empty()) context.failed_runs_in_row = 0;
   leave_run(stash);
 }
 
 void fail_run(FileContext& context, Inode& inode, WritebackStash& stash, Error error) {
   State& state = *stash.state;
+  if (state.bouncing) {  // perhaps half of a copy is there
+    for (const FolioRef& folio : state.folios) folio->pinned->device_sum.reset();
+  }
   dirty_again(context, state.placement, state.folios);
   record_error(inode, state, error);
   ++context.failed_runs_in_row;
@@ -253,6 +249,9 @@ Attempt<void> write_back(FileContext& context, Inode& inode, FileRange range,
                              ? std::min(range.first, file_block_at(inode.disk_size))
                              : range.first;
     stash.cursor = stash.state->first;
+    const bool to_the_end = range.first <= file_block_at(inode.disk_size) &&
+                            range.end >= file_block_end(inode.attr.size);
+    if (stash.bounce && to_the_end) stash.bounced_size = inode.attr.size;
   }
   State& state = *stash.state;
   while (true) {
@@ -265,21 +264,34 @@ Attempt<void> write_back(FileContext& context, Inode& inode, FileRange range,
         fail_run(context, inode, stash, run.error());
       }
     }
-    if (stash.cursor >= state.end) break;
+    if (stash.cursor >= state.end) {
+      if (!stash.bounce || state.bouncing) break;
+      state.bouncing = true;
+      stash.cursor = state.first;
+      continue;
+    }
     if (!context.health.writable()) {
-      if (inode.mapping.any_dirty({stash.cursor, state.end}) && !state.error) {
+      const FileRange left{stash.cursor, state.end};
+      const bool pending = inode.mapping.any_dirty(left) ||
+                           (stash.bounce && inode.mapping.any_storable({state.first, state.end}));
+      if (pending && !state.error) {
         state.error = context.health.failed() ? context.health.error() : Error::read_only_volume;
       }
       context.cache.dirty_shrunk().wake_all();  // writers look whether there is still hope
       break;
     }
-    ATTEMPT(const bool begun, begin_run(context, inode, stash));
+    ATTEMPT(const bool begun, state.bouncing ? begin_bounces(context, inode, stash)
+                                             : begin_run(context, inode, stash));
     if (!begun) stash.cursor = state.end;
   }
   if (state.first < state.end) {
     if (FolioRef folio = inode.mapping.any_writeback({state.first, state.end})) {
       return restart_after(folio->changed, RestartReason::writeback);
     }
+  }
+  if (!stash.bounce && state.first < state.end &&
+      inode.mapping.any_storable({state.first, state.end})) {
+    ++context.pins.counters().skipped_count;
   }
   if (state.error) return *state.error;
   return {};
@@ -303,12 +315,19 @@ void dirty_again(FileContext& context, Placement& placement, const std::vector<F
   }
 }
 
-Attempt<void> save_attr(FileContext& context, Inode& inode, NodePins& pins) {
+void note_pending_size(FileContext& context, Inode& inode) {
+  if (inode.mapping.storable_count() == 0 || inode.attr.size == inode.disk_size) return;
+  context.inodes.mark_attr_dirty(inode);
+}
+
+Attempt<void> save_attr(FileContext& context, Inode& inode, NodePins& pins, uint64_t bounced_size) {
   if (!inode.attr_dirty || context.names.is_reapable(inode)) return {};
   const FileRange beyond{file_block_at(inode.disk_size), kFileBlocksMax};
   const bool more_to_come = inode.attr.is_regular() && (inode.mapping.any_dirty(beyond) ||
                                                         inode.mapping.any_writeback(beyond));
-  const uint64_t size = more_to_come ? inode.disk_size : inode.attr.size;
+  uint64_t size = more_to_come ? inode.disk_size : inode.attr.size;
+  const bool storable = inode.attr.is_regular() && inode.mapping.any_storable(beyond);
+  if (storable) size = std::min(size, std::max(inode.disk_size, bounced_size));
   Transaction txn(context.store, pins);
   context.inodes.put_inode(txn, inode, size);
   if (size > inode.disk_size) txn.shows_data(inode.tail_stamp);
@@ -316,6 +335,8 @@ Attempt<void> save_attr(FileContext& context, Inode& inode, NodePins& pins) {
   const JournalSeq seq = txn.commit();
   // What makes a grown file readable to its end is part of its data.
   context.inodes.saved(inode, seq, size, size != inode.disk_size);
+  // The rest of the size is for fsync, and for who ends the pin: nobody else has to come again.
+  if (storable && !more_to_come) inode.attr_dirty = false;
   return {};
 }
 

@@ -13,6 +13,14 @@
 //
 // An adder hold is kept from 1 to 5: a truncate, punch or clone waits for the run under way.
 //
+// Storable pages (pinned for writing: folio.h) change while they are written, so that a copy is
+// written instead: bounced, only where it is asked for. Those that have not changed since the
+// device got them are not written. One call writes each of them once, however fast they change.
+//
+//   1. a run of storable folios, marked writeback: nobody else writes their blocks
+//   2. outside the monitor: compared with what the device has, by checksum; copies of what differs
+//   3. as above from 2., with the copies; on success the page is dirty or not, as PinnedPolicy says
+//
 // Monitor held for every call.
 #pragma once
 
@@ -36,6 +44,8 @@ struct WritebackStash {
   NodePins pins;
   TwoStateHold hold;           // adder, while a run is under way
   bool caller_blocks = false;  // the caller holds the inode's blocker state: take no hold
+  bool bounce = false;         // storable pages too
+  uint64_t bounced_size = 0;   // up to where storable pages have brought what they had
   WritebackStash();
   ~WritebackStash();
   struct State;
@@ -57,14 +67,22 @@ Attempt<void> write_back(FileContext& context, Inode& inode, FileRange range,
 void dirty_again(FileContext& context, Placement& placement, const std::vector<FolioRef>& folios);
 
 // The same for the inode's attributes alone: times, and the size as far as no dirty page is still
-// to bring it. Nothing to do for an inode that waits to be removed.
+// to bring it. Storable pages have brought what they had up to `bounced_size`. Nothing to do for an
+// inode that waits to be removed.
 //   Restarts journal_space, node_load, dirty_nodes;  Errors io_failed, read_only_volume, corrupt
-Attempt<void> save_attr(FileContext& context, Inode& inode, NodePins& pins);
+Attempt<void> save_attr(FileContext& context, Inode& inode, NodePins& pins,
+                        uint64_t bounced_size = 0);
+
+// A size that only storable pages have kept from being saved is to be saved now: they have been
+// bounced.
+void note_pending_size(FileContext& context, Inode& inode);
 
 // Writes inodes completely, by operations of their own, several at a time.
 class InodeWriters : public RefCounted {
  public:
-  explicit InodeWriters(FileContext& context) : context_(context) {}
+  // `bounce`: storable pages too.
+  explicit InodeWriters(FileContext& context, bool bounce = false)
+      : context_(context), bounce_(bounce) {}
 
   // Starts one writer, or more for a file with much to write. Requires has_room().
   void start(const InodeRef& inode);
@@ -85,6 +103,7 @@ class InodeWriters : public RefCounted {
   void note_ended(InodeNo ino, std::optional<Error> error);
 
   FileContext& context_;
+  const bool bounce_;
   size_t running_ = 0;
   std::unordered_map<InodeNo, uint32_t> active_;
   std::vector<InodeNo> failed_;

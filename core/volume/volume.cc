@@ -126,6 +126,10 @@ void Volume::Impl::build_parts(const Superblock& superblock, int slot) {
   files_->self_io = options_.self_io;
   files_->fault_policy = options_.fault_policy;
   files_->readahead_bytes_max = options_.readahead_bytes;
+  files_->pins.bytes_max = options_.pin_limit_bytes;
+  files_->pins.bytes_max_per_user = options_.pin_limit_bytes_per_user;
+  files_->pins.policy = options_.pinned_policy;
+  files_->pins.on_end = [this](InodeNo ino) { release_inode(ino); };
 }
 
 Attempt<void> Volume::Impl::open_superblock() {

@@ -12,6 +12,7 @@
 
 #include "core/file/copy_range.h"
 #include "core/file/fsync.h"
+#include "core/file/pin.h"
 #include "core/file/read.h"
 #include "core/file/readahead.h"
 #include "core/file/truncate.h"
@@ -31,6 +32,9 @@ struct VolumeOptions {
   uint64_t lock_delay_ns = kLockDelayNs;  // of the two-state locks (two_state_lock.h)
   uint64_t cache_bytes = 256ull << 20;
   uint64_t readahead_bytes = kReadaheadBytesMax;
+  uint64_t pin_limit_bytes = kPinLimitBytes;
+  uint64_t pin_limit_bytes_per_user = kPinLimitBytesPerUser;
+  PinnedPolicy pinned_policy = PinnedPolicy::redirty;
   uint64_t cached_nodes_max = 4096;
 };
 

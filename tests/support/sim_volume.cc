@@ -70,6 +70,7 @@ void SimVolume::mount() {
   constexpr uint64_t kLockDelaysNs[] = {0, kLockDelayNs, kNsPerMs / 10};
   options.lock_delay_ns =
       options_.lock_delay_ns.value_or(kLockDelaysNs[(seed_.seed + seed_.seed / 3) % 3]);
+  options.pinned_policy = options_.pinned_policy;
   volume_ = std::make_unique<Volume>(world_->scheduler(), world_->device(), world_->clock(),
                                      options, [](const std::string&) {});
   const Result<void> mounted = world_->run([this] { return volume_->mount(); });

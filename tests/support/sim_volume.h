@@ -29,6 +29,7 @@ struct SimVolumeOptions {
   std::optional<CompletionPolicy> completion = {};  // by default the seed draws
   SelfIoPolicy self_io = SelfIoPolicy::buffered;
   std::optional<uint64_t> lock_delay_ns = {};  // unset: of some, by the seed
+  PinnedPolicy pinned_policy = PinnedPolicy::redirty;
   bool canary = true;  // false: zeroes before the format; for volumes too large to fill
   std::optional<uint64_t> cut_after_writes = {};  // SimDeviceOptions
   bool has_volatile_cache = true;

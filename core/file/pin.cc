@@ -1,0 +1,236 @@
+#include "core/file/pin.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "core/file/pinned_range.h"
+#include "core/file/placement.h"
+#include "core/file/write.h"
+
+namespace fusefs {
+namespace {
+
+constexpr BlockCount kOne{1};
+// Pages that one attempt pins or lets go of: each is compared or copied within the monitor.
+constexpr uint64_t kBatchPages = 64;
+
+}  // namespace
+
+// One attempt. Everything that outlives it is in the pin and the stash.
+class Pinning {
+ public:
+  Pinning(FileContext& context, Inode& inode, Pin& pin)
+      : context_(context), cache_(context.cache), inode_(inode), pin_(pin) {}
+
+  Attempt<void> pin_batch(const PinRequest& request, FaultStash& fault);
+  Attempt<void> unpin_batch();
+  bool done() const { return pin_.pinned_end() == pin_.range.end; }
+  bool empty() const { return pin_.folios_.empty(); }
+
+ private:
+  Attempt<void> pin_for_writing(const PinRequest& request, FaultStash& fault);
+  Attempt<void> pin_for_reading(const PinRequest& request, FaultStash& fault);
+  Attempt<FolioRef> own_page(FileBlock index, FaultStash& fault);
+  Result<FolioRef> place(FolioRef folio, const PinRequest& request);
+  Attempt<void> unpin(Folio& folio);
+  bool settle(Folio& folio);
+  bool is_storable() const { return pin_.kind == PinKind::write; }
+
+  FileContext& context_;
+  PageCache& cache_;
+  Inode& inode_;
+  Pin& pin_;
+};
+
+// ---- Beginning ----
+
+Attempt<void> Pinning::pin_batch(const PinRequest& request, FaultStash& fault) {
+  const Attempt<void> step =
+      is_storable() ? pin_for_writing(request, fault) : pin_for_reading(request, fault);
+  if (!step.must_restart()) fault.reset();
+  return step;
+}
+
+// The page in the frame it is to have: where it is, or moved.
+Result<FolioRef> Pinning::place(FolioRef folio, const PinRequest& request) {
+  if (request.frames == nullptr) return folio;
+  std::byte* frame = request.frames + block_bytes(folio->index - request.range.first);
+  if (folio->frame == frame) return folio;
+  if (folio->is_pinned()) return Error::too_busy;
+  return cache_.move_out(*folio, frame, request.frames_owner);
+}
+
+Attempt<void> Pinning::pin_for_writing(const PinRequest& request, FaultStash& fault) {
+  const FileBlock first = pin_.pinned_end();
+  const FileRange range{first, std::min(first + BlockCount(kBatchPages), pin_.range.end)};
+  Attempt<std::vector<FaultPage>> pages = fault_for_write(context_, inode_, range, {}, fault);
+  if (!pages.ok()) return Unfinished(pages);
+  // Nothing restarts from here on.
+  for (FaultPage& page : pages.value()) {
+    if (file_pos(page.folio->index) >= inode_.attr.size) return Error::beyond_eof;
+    if (page.blank) {
+      std::memset(page.folio->frame, 0, kPageBytes);
+      cache_.mark_uptodate(*page.folio);
+    }
+    const bool was_clean = !page.folio->dirty && !page.folio->is_storable();
+    TRY(FolioRef folio, place(std::move(page.folio), request));
+    make_dirty(context_, {folio, page.needs_block, false}, fault);
+    cache_.pin(*folio, true);
+    // What is clean is what the device has; a hole is zeroes.
+    if (was_clean) folio->pinned->device_sum = page_sum(folio->frame, kPageBytes);
+    pin_.folios_.push_back(std::move(folio));
+  }
+  return {};
+}
+
+// The page as a folio of the file itself, also over a shared block.
+Attempt<FolioRef> Pinning::own_page(FileBlock index, FaultStash& fault) {
+  Attempt<FolioRef> found = fusefs::fault(context_, inode_, index, FaultKind::read, fault);
+  if (!found.ok() || !found.value()->of_shared_block) return found;
+  const FolioRef shared = std::move(found).value();
+  Attempt<FolioRef> added = cache_.add(inode_.mapping, index);
+  if (!added.ok()) {
+    fault.reset();  // who waits for memory must not keep any
+    return added;
+  }
+  inode_.mapping.unmap(file_range(index, kOne));
+  std::memcpy(added.value()->frame, shared->frame, kPageBytes);
+  cache_.mark_uptodate(*added.value());
+  return added;
+}
+
+Attempt<void> Pinning::pin_for_reading(const PinRequest& request, FaultStash& fault) {
+  for (uint64_t i = 0; i < kBatchPages && !done(); ++i) {
+    Attempt<FolioRef> found = own_page(pin_.pinned_end(), fault);
+    if (!found.ok()) return Unfinished(found);
+    // A writethrough that has planned to write from this page has to find it. Not before the fault:
+    // that may be reading the page.
+    ATTEMPT_OK(inode_.busy_ranges.wait_free(file_range(pin_.pinned_end(), kOne)));
+    const FolioRef folio = std::move(found).value();
+    const bool moves = request.frames != nullptr && !folio->is_pinned();
+    if (moves && folio->writeback) {
+      return restart_after(folio->changed, RestartReason::writeback);
+    }
+    TRY(const FolioRef placed, place(folio, request));
+    cache_.pin(*placed, false);
+    pin_.folios_.push_back(placed);
+    fault.reset();
+    note_progress();
+  }
+  return {};
+}
+
+// ---- Ending ----
+
+Attempt<void> Pinning::unpin_batch() {
+  TwoStateHold hold;
+  ATTEMPT_INTO(hold, inode_.pages_lock.add());
+  for (uint64_t i = 0; i < kBatchPages && !empty(); ++i) {
+    Folio& folio = *pin_.folios_.back();
+    if (folio.locked) return restart_after(folio.changed, RestartReason::folio_locked);
+    if (folio.writeback) return restart_after(folio.changed, RestartReason::writeback);
+    const Attempt<void> unpinned = unpin(folio);
+    if (!unpinned.ok()) return unpinned;
+    pin_.folios_.pop_back();
+    note_progress();
+  }
+  return {};
+}
+
+// Whether the page will be dirty without its last pin for writing.
+bool Pinning::settle(Folio& folio) {
+  const uint64_t pos = file_pos(folio.index);
+  const uint64_t size = inode_.attr.size;
+  const size_t valid = size > pos ? std::min<uint64_t>(kPageBytes, size - pos) : 0;
+  std::memset(folio.frame + valid, 0, kPageBytes - valid);
+  const std::optional<uint64_t> device_sum = folio.pinned->device_sum;
+  const bool changed =
+      valid != 0 && (!device_sum || page_sum(folio.frame, kPageBytes) != *device_sum);
+  cache_.set_storable_dirty(folio, changed);
+  if (!changed) cache_.take_reservation(folio).release();
+  return changed;
+}
+
+Attempt<void> Pinning::unpin(Folio& folio) {
+  const Folio::Pinned& pinned = *folio.pinned;
+  const bool last_for_writing = is_storable() && pinned.write_count == 1;
+  const bool last = pinned.read_count + pinned.write_count == 1;
+  const bool changed = last_for_writing && settle(folio);
+  const bool gone = file_pos(folio.index) >= inode_.attr.size;
+  if (last && folio.is_external() && folio.dirty && !gone) {
+    Attempt<FolioRef> moved = cache_.unpin_and_move_in(folio, is_storable());
+    if (!moved.ok()) return Unfinished(moved);
+  } else {
+    cache_.unpin(folio, is_storable());
+    if (last && (folio.is_external() || gone)) cache_.remove(folio);
+  }
+  if (changed) {
+    touch_contents(context_, inode_);
+    context_.inodes.mark_pages_dirty(inode_);
+  }
+  return {};
+}
+
+// ---- Interface ----
+
+namespace {
+
+Attempt<void> check_pin(FileContext& context, Inode& inode, const PinRequest& request,
+                        PinStash& stash) {
+  CHECK(!request.range.empty());
+  CHECK(request.frames == nullptr || request.frames_owner != nullptr);
+  if (inode.attr.is_directory()) return Error::is_a_directory;
+  if (!inode.attr.is_regular()) return Error::invalid_argument;
+  if (request.range.end > file_block_end(inode.attr.size)) return Error::beyond_eof;
+  if (request.kind == PinKind::read) return {};
+  if (!context.health.writable()) return Error::read_only_volume;
+  if ((inode.attr.flags & (kInodeImmutable | kInodeAppendOnly)) != 0) return Error::not_permitted;
+  return context.names.kill_privileges(inode.ino, request.kill_suid, stash.names);
+}
+
+}  // namespace
+
+Attempt<Ref<Pin>> begin_pin(FileContext& context, Inode& inode, const PinRequest& request,
+                            PinStash& stash) {
+  if (!stash.checked) {
+    ATTEMPT_OK(check_pin(context, inode, request, stash));
+    stash.checked = true;
+  }
+  if (!stash.pin) {
+    TRY(stash.pin, context.pins.start(inode, request.range, request.kind, request.uid,
+                                      context.inodes.now(), request.frames != nullptr));
+  }
+  Pinning pinning(context, inode, *stash.pin);
+  while (!stash.error && !pinning.done()) {
+    const Attempt<void> batch = pinning.pin_batch(request, stash.fault);
+    if (batch.must_restart()) return batch.restart();
+    if (batch.failed()) stash.error = batch.error();
+    note_progress();
+    if (!stash.error && !pinning.done()) return restart_now();
+  }
+  if (!stash.error) return stash.pin;
+  ATTEMPT_OK(end_pin(context, *stash.pin));
+  return *stash.error;
+}
+
+Attempt<void> end_pin(FileContext& context, Pin& pin) {
+  if (pin.inode() == nullptr) return {};
+  const InodeRef inode(pin.inode());
+  Pinning pinning(context, *inode, pin);
+  while (!pinning.empty()) {
+    const Attempt<void> batch = pinning.unpin_batch();
+    if (!batch.ok()) return batch;
+    note_progress();
+    if (!pinning.empty()) return restart_now();
+  }
+  // A size that has waited for a pinned page.
+  if (inode->attr.is_regular() && inode->attr.size != inode->disk_size) {
+    context.inodes.mark_attr_dirty(*inode);
+  }
+  context.pins.finish(pin);
+  return {};
+}
+
+}  // namespace fusefs

@@ -1,0 +1,70 @@
+#include "core/file/pins.h"
+
+#include <algorithm>
+
+namespace fusefs {
+
+Pins::~Pins() {
+  for (auto& [id, pin] : pins_) {
+    for (FolioRef& folio : pin->folios_) {
+      if (folio->mapping != nullptr) cache_.unpin(*folio, pin->kind == PinKind::write);
+    }
+    pin->folios_.clear();
+    pin->inode_.reset();
+  }
+}
+
+void Pins::add_storable_inodes(std::vector<InodeRef>& inodes) const {
+  for (const auto& [id, pin] : pins_) {
+    if (pin->inode_->mapping.storable_count() == 0) continue;
+    if (std::find(inodes.begin(), inodes.end(), pin->inode_) == inodes.end()) {
+      inodes.push_back(pin->inode_);
+    }
+  }
+}
+
+const PinStats& Pins::stats() {
+  stats_.pinned_pages = cache_.pinned_pages();
+  stats_.pins = pins_.size();
+  stats_.windows = 0;
+  for (const auto& [id, pin] : pins_) stats_.windows += pin->external ? 1 : 0;
+  return stats_;
+}
+
+Result<Ref<Pin>> Pins::start(Inode& inode, FileRange range, PinKind kind, uint32_t uid,
+                             Timestamp since, bool external) {
+  const uint64_t bytes = block_bytes(range.count());
+  if (bytes > bytes_max - std::min(bytes_, bytes_max)) return Error::pin_limit;
+  const auto user = user_bytes_.find(uid);
+  const uint64_t user_bytes = user == user_bytes_.end() ? 0 : user->second;
+  if (bytes > bytes_max_per_user - std::min(user_bytes, bytes_max_per_user)) {
+    return Error::pin_limit_per_user;
+  }
+  const uint64_t cache_bytes_max = cache_.arena().memory().size() / kPinnedCacheShare;
+  if (!external && bytes > cache_bytes_max - cache_bytes_) return Error::no_memory;
+
+  bytes_ += bytes;
+  user_bytes_[uid] += bytes;
+  if (!external) cache_bytes_ += bytes;
+  ++inode.open_count;
+  Ref<Pin> pin = make_ref<Pin>(++last_id_, InodeRef(&inode), range, kind, uid, since, external);
+  pins_.emplace(pin->id, pin);
+  return pin;
+}
+
+void Pins::finish(Pin& pin) {
+  CHECK(pin.inode_ && pin.folios_.empty());
+  const uint64_t bytes = bytes_of(pin);
+  bytes_ -= bytes;
+  const auto user = user_bytes_.find(pin.uid);
+  user->second -= bytes;
+  if (user->second == 0) user_bytes_.erase(user);
+  if (!pin.external) cache_bytes_ -= bytes;
+  const InodeRef inode = std::move(pin.inode_);
+  --inode->open_count;
+  const InodeNo ino = inode->ino;
+  pins_.erase(pin.id);  // `pin` may be gone
+  if (on_end) on_end(ino);
+}
+
+}  // namespace fusefs
