@@ -9,6 +9,8 @@ namespace {
 
 // Bytes that are copied at once where blocks cannot be shared.
 constexpr uint64_t kCopyBytes = 1 << 20;
+// Bytes that are shared at once where the target has pinned pages, which get a copy of them.
+constexpr uint64_t kPinnedCloneBytes = 1 << 20;
 
 // One call's files and positions, with what is done so far taken off.
 struct Ends {
@@ -87,7 +89,10 @@ uint64_t agreed_len(const Ends& ends, CopyStash& stash) {
   const uint64_t rest = source_size > ends.from_pos ? source_size - ends.from_pos : 0;
   stash.len = std::min(stash.len, stash.done + rest);
   const Segment now = next_segment(ends, stash.len - stash.done);
-  return now.sharing ? std::min(now.len, stash.segment_len) : 0;
+  if (!now.sharing) return 0;
+  const uint64_t len = std::min(now.len, stash.segment_len);
+  const FileRange target{file_block_at(ends.to_pos), file_block_end(ends.to_pos + len)};
+  return ends.to.mapping.any_pinned(target) ? std::min(len, kPinnedCloneBytes) : len;
 }
 
 // Bytes of the segment under way, which begins at `from_pos` of the source, that are shared.
@@ -101,6 +106,7 @@ void leave_sharing(const Ends& ends, CopyStash& stash) {
   stash.done += shared_bytes(stash, ends.from_pos);
   stash.writeback.reset();
   stash.tail = {};
+  stash.pinned.reset();
   stash.hold.release();
 }
 
@@ -135,7 +141,8 @@ Attempt<void> share_segment(FileContext& context, const Ends& ends, CopyStash& s
   const FileBlock target = file_block_at(ends.to_pos);
   ATTEMPT_OK(drop_folios(context, ends.to, file_range(target, source.count())));
   const Sharing sharing{source, target, ends.to_pos + stash.segment_len, true};
-  ATTEMPT_OK(share_blocks(context, ends.from, ends.to, sharing, stash.cursor, stash.names));
+  ATTEMPT_OK(
+      share_blocks(context, ends.from, ends.to, sharing, stash.cursor, stash.names, stash.pinned));
   ++context.stats.clone_count;
   context.stats.clone_bytes += stash.segment_len;
   return {};

@@ -7,7 +7,7 @@
 // A last block that ends with the source is shared too, when the target ends there as well.
 //
 // What is shared in one call is the source at one moment, and one transaction up to a size:
-// remap.h.
+// remap.h. Over pinned pages of the target it is kPinnedCloneBytes at a time: they get the bytes.
 //
 // Monitor held for every call.
 #pragma once
@@ -40,6 +40,7 @@ struct CopyStash {
   PairHold hold;
   TailStash tail;
   FileBlock cursor;  // source blocks before it are shared
+  PinnedSharing pinned;
   // Copying.
   AlignedBuffer buffer;
   size_t filled = 0;

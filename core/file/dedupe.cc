@@ -150,9 +150,13 @@ Attempt<void> begin_piece(FileContext& context, const Ends& ends, DedupeStash& s
   if (left == 0) return {};
   ATTEMPT(const BlockCount bound, piece_bound(context, ends, left, stash.names.pins));
   const uint64_t bytes = block_bytes(bound);
-  ATTEMPT_OK(
-      settle_folios(context, ends.from, blocks_of(ends.from_pos, bytes), stash.from_writeback));
-  ATTEMPT_OK(settle_folios(context, ends.to, blocks_of(ends.to_pos, bytes), stash.to_writeback));
+  if (!stash.settled) {
+    // Once: while somebody stores into pinned pages there is always something new.
+    ATTEMPT_OK(
+        settle_folios(context, ends.from, blocks_of(ends.from_pos, bytes), stash.from_writeback));
+    ATTEMPT_OK(settle_folios(context, ends.to, blocks_of(ends.to_pos, bytes), stash.to_writeback));
+    stash.settled = true;
+  }
   ATTEMPT(Plan plan, plan_piece(context, ends, bound, stash.names.pins));
   stash.pairs = std::move(plan.pairs);
   stash.piece_len = std::min(left, block_bytes(plan.blocks));
@@ -193,8 +197,9 @@ Attempt<void> share_piece(FileContext& context, const Ends& ends, DedupeStash& s
     const Sharing sharing{pair.source, pair.target, 0, false};
     // Not an ATTEMPT: what it has shared is counted once.
     const Attempt<void> shared =
-        share_blocks(context, ends.from, ends.to, sharing, stash.cursor, stash.names);
+        share_blocks(context, ends.from, ends.to, sharing, stash.cursor, stash.names, stash.pinned);
     if (!shared.ok()) return shared;
+    stash.pinned.reset();
     stash.shared += block_bytes(pair.source.count());
     context.stats.dedupe_bytes += block_bytes(pair.source.count());
   }
@@ -210,6 +215,8 @@ void leave_piece(DedupeStash& stash) {
   stash.guard.release();
   stash.next_pair = 0;
   stash.cursor = FileBlock(0);
+  stash.pinned.reset();
+  stash.settled = false;
   stash.hold.release();
 }
 

@@ -65,6 +65,7 @@ struct DedupeStash {
   uint64_t to_changes = 0;
   uint32_t tries = 0;
   bool differs = false;
+  bool settled = false;  // nothing of the piece is in memory only
   bool let_go = false;  // others could work on the files while it was compared
   AlignedBuffer from_bytes;
   AlignedBuffer to_bytes;
@@ -72,6 +73,7 @@ struct DedupeStash {
   Ref<IoTicket> ticket;
   size_t next_pair = 0;  // those before it are shared
   FileBlock cursor;      // of pairs[next_pair]
+  PinnedSharing pinned;  // the same
 };
 
 // Makes [to_pos, to_pos + len) of `to` share blocks with [from_pos, from_pos + len) of `from` if

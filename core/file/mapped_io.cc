@@ -204,6 +204,7 @@ Attempt<void> write_through_pages(FileContext& context, Inode& inode, uint64_t p
     stash.stored = written.value();
     context.direct.self_buffered_bytes += written.value();
     stash.writeback = std::make_unique<WritebackStash>();
+    stash.writeback->bounce = true;
     stash.phase = Phase::flushing;
   }
   const uint64_t first = pos + stash.done;

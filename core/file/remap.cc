@@ -25,6 +25,7 @@ Attempt<void> settle_folios(FileContext& context, Inode& inode, FileRange range,
     if (!writeback) {
       writeback = std::make_unique<WritebackStash>();
       writeback->caller_blocks = true;
+      writeback->bounce = true;
     }
     ATTEMPT_OK(write_back(context, inode, range, *writeback));
     // A buffered write that was planned before the hold still copies into its folios, with blocks
@@ -39,12 +40,14 @@ Attempt<void> settle_folios(FileContext& context, Inode& inode, FileRange range,
 }
 
 Attempt<void> share_blocks(FileContext& context, Inode& from, Inode& to, const Sharing& sharing,
-                           FileBlock& cursor, NamespaceStash& names) {
+                           FileBlock& cursor, NamespaceStash& names, PinnedSharing& pinned) {
   while (cursor < sharing.source.end) {
     // What dedupe adds to the tree is less than it frees.
     if (sharing.touches) ATTEMPT_OK(context.space.check_room());
-    Transaction txn(context.store, names.pins);
     const FileBlock at = sharing.target + (cursor - sharing.source.first);
+    ATTEMPT_OK(pinned.prepare(context, from, {cursor, sharing.source.end}, to, at, sharing.touches,
+                              names.pins));
+    Transaction txn(context.store, names.pins);
     ATTEMPT(const ExtentChange change,
             share_range(txn, from.ino, {cursor, sharing.source.end}, to.ino, at));
     InodeAttr attr = to.attr;
@@ -65,6 +68,8 @@ Attempt<void> share_blocks(FileContext& context, Inode& from, Inode& to, const S
     ATTEMPT_OK(txn.prepare());
     names.seq = txn.commit();
     const uint64_t disk_size = attr.size;
+    if (memory_size > to.attr.size) grow_over_pins(context, to, file_pos(at), memory_size);
+    pinned.shared(context, from, {cursor, change.done}, to, at);
     to.attr = attr;
     to.attr.size = memory_size;
     context.inodes.saved(to, names.seq, disk_size, true);

@@ -20,6 +20,7 @@
 #pragma once
 
 #include "core/file/file_context.h"
+#include "core/file/pinned_range.h"
 #include "core/file/writeback.h"
 
 namespace fusefs {
@@ -39,8 +40,9 @@ struct PairHold {
 //   Restarts  two_state
 Attempt<void> hold_both(Inode& a, Inode& b, PairHold& hold);
 
-// Writes what is dirty in `range`, and waits for writes that had begun before the hold: none of its
-// folios is dirty, locked or under writeback afterwards. Requires the blocker state, alone.
+// Writes what is dirty in `range`, copies of what is storable, and waits for writes that had begun
+// before the hold: none of its folios is dirty, unless storable, or locked or under writeback
+// afterwards. Requires the blocker state, alone.
 // `writeback` is part of the stash; null at first, and again when it is done.
 //   Restarts, Errors  like write_back()
 Attempt<void> settle_folios(FileContext& context, Inode& inode, FileRange range,
@@ -55,12 +57,13 @@ struct Sharing {
 };
 
 // Shares the blocks of [cursor, sharing.source.end), a transaction at a time; `cursor` follows.
-// Requires both blocker states, alone, the source's range settled, and no folio of the target's.
-// `names`: pins, and the last transaction's number.
+// Requires both blocker states, alone, the source's range settled, and no folio of the target's but
+// pinned ones. `names`: pins, and the last transaction's number. `pinned`: empty at first, to be
+// reset when it is done.
 //   Restarts  node_load, bitmap_load, journal_space, dirty_nodes, space (with `touches`)
 //   Errors    no_space, too_many_links, io_failed, corrupt, read_only_volume: what is before
 //             `cursor` stays
 Attempt<void> share_blocks(FileContext& context, Inode& from, Inode& to, const Sharing& sharing,
-                           FileBlock& cursor, NamespaceStash& names);
+                           FileBlock& cursor, NamespaceStash& names, PinnedSharing& pinned);
 
 }  // namespace fusefs

@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "core/file/pinned_range.h"
 #include "core/file/remap.h"
 
 namespace fusefs {
@@ -43,6 +44,7 @@ Attempt<void> zero_within_block(FileContext& context, Inode& inode, uint64_t pos
         IoRequest::read(block_addr(extent.start), stash.block.data(), kBlockBytes), stash.ticket);
     stash.phase = Phase::reading;
   }
+  forget_device_sum(inode, index);
   if (stash.phase == Phase::reading) {
     ATTEMPT_OK(stash.ticket->wait());
     ATTEMPT(const InPlace same,

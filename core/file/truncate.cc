@@ -10,6 +10,8 @@
 
 #include <algorithm>
 
+#include "core/file/pinned_range.h"
+
 namespace fusefs {
 namespace {
 
@@ -80,6 +82,7 @@ Attempt<void> cut_blocks(FileContext& context, Inode& inode, FileBlock end,
     stage_inode(txn, attr);
     ATTEMPT_OK(txn.prepare());
     commit_step(context, txn, inode, attr, new_size.value_or(inode.attr.size), stash.names);
+    zero_cut(context, inode, {stash.cursor, change.done}, stash.next);
     stash.cursor = change.done;
     if (finished) stash.phase = next;
   }
@@ -196,6 +199,7 @@ Attempt<void> set_size(FileContext& context, Inode& inode, uint64_t size, bool k
   if (stash.phase == Phase::start && size >= inode.attr.size) {
     if (size > inode.attr.size) ATTEMPT_OK(clear_tail(context, inode, stash.tail));
     // Growing changes memory only; what lies between is a hole, or zeroes in the last block.
+    grow_over_pins(context, inode, size, size);
     inode.attr.size = size;
     inode.attr.mtime = inode.attr.ctime = context.inodes.now();
     ++inode.attr.change_count;
@@ -267,6 +271,7 @@ Attempt<void> fallocate_range(FileContext& context, Inode& inode, FallocateMode 
     const bool grows = mode != FallocateMode::punch_hole && !keep_size && end > inode.attr.size;
     if (grows) ATTEMPT_OK(clear_tail(context, inode, stash.tail));
     if (mode != FallocateMode::allocate) {
+      ATTEMPT_OK(reserve_for_cut(context, inode, whole, stash.next));
       ATTEMPT_OK(zero_edges(context, inode, pos, end, stash));
       stash.cursor = whole.first;
       stash.phase = Phase::cutting;
@@ -286,7 +291,10 @@ Attempt<void> fallocate_range(FileContext& context, Inode& inode, FallocateMode 
   if (stash.phase == Phase::allocating) {
     stash.allocate_cursor = std::max(stash.allocate_cursor, touched.first);
     ATTEMPT_OK(allocate_holes(context, inode, touched.end, stash));
-    if (!keep_size && end > inode.attr.size) inode.attr.size = end;
+    if (!keep_size && end > inode.attr.size) {
+      grow_over_pins(context, inode, end, end);
+      inode.attr.size = end;
+    }
   }
   inode.attr.mtime = inode.attr.ctime = context.inodes.now();
   ++inode.attr.change_count;

@@ -8,6 +8,8 @@
 // Bytes beyond the end of a file are zero on the device, or known not to be: then who grows the
 // file clears them first (tail.h).
 //
+// Pinned pages stay: pinned_range.h.
+//
 // Monitor held for every call.
 #pragma once
 
@@ -23,6 +25,7 @@ struct ShapeStash {
   EdgeStash last_edge;
   TailStash tail;
   Reservation reservation;
+  Reservation next;                     // for storable pages whose blocks go
   std::optional<BlockRange> allocated;  // handed out, not committed
   Space* space = nullptr;               // where `allocated` goes back to
   FileBlock cursor;                     // cut up to here
@@ -55,7 +58,8 @@ Attempt<uint64_t> seek_hole(FileContext& context, Inode& inode, uint64_t pos, No
 Attempt<void> finish_truncate(FileContext& context, Inode& inode, ShapeStash& stash);
 
 // Drops the folios of `range`, dirty or not, also those that are being read: who reads them starts
-// over. Requires the blocker state, alone: nobody adds any.
+// over. Pinned ones stay, unlocked and not under writeback. Requires the blocker state, alone:
+// nobody adds any.
 //   Restarts  folio_locked, writeback
 Attempt<void> drop_folios(FileContext& context, Inode& inode, FileRange range);
 

@@ -62,7 +62,12 @@ Attempt<void> plan_step(FileContext& context, Inode& inode, UnshareStash& stash)
   stash.step_end = std::max(left.first, left.end);
   if (left.first >= left.end) return {};
   // What is dirty over a shared block brings a block of its own.
-  ATTEMPT_OK(settle_folios(context, inode, left, stash.writeback));
+  if (!stash.settled) {
+    // Once: while somebody stores into pinned pages there is always something new.
+    const Attempt<void> settled = settle_folios(context, inode, left, stash.writeback);
+    if (!settled.ok()) return settled;
+    stash.settled = true;
+  }
   std::vector<Extent> pieces;
   BlockCount count;
   FileBlock at = left.first;
@@ -121,6 +126,7 @@ void leave_step(UnshareStash& stash) {
   stash.ticket.reset();
   stash.guard.release();
   stash.writeback.reset();
+  stash.settled = false;
   stash.hold.release();
 }
 

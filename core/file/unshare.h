@@ -41,6 +41,7 @@ struct UnshareStash {
   FileRange range{};
   BlockCount shared_blocks;  // as counted before the first is copied
   bool has_holes = false;
+  bool settled = false;  // nothing of the step is in memory only
   FileBlock cursor;  // counted, then copied up to here
   // The step under way.
   std::vector<Extent> pieces;  // shared, ascending

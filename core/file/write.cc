@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "core/file/fault.h"
+#include "core/file/pinned_range.h"
 #include "core/file/placement.h"
 #include "core/file/writeback.h"
 
@@ -115,6 +116,7 @@ Attempt<void> plan_piece(FileContext& context, Inode& inode, const WriteRequest&
   piece.pages = std::move(pages).value();
   piece.pos = pos;
   piece.len = std::min(pos + left, file_pos(piece.pages.back().folio->index + kOne)) - pos;
+  grow_over_pins(context, inode, piece.pos, piece.pos + piece.len);
   for (FaultPage& page : piece.pages) context.cache.lock(*page.folio);
   piece.phase = Phase::ready;
   return {};

@@ -8,7 +8,8 @@
 // Direct: whole blocks go from the caller's buffer to the device, in place where the extent is
 // private, else to new blocks that the commit maps after the data is there. Blocks written in part
 // are read, patched and written in a buffer of their own. Overlapping folios are written and
-// dropped first, under the blocker state of the inode's two-state lock.
+// dropped first, under the blocker state of the inode's two-state lock. Where pages are pinned it
+// goes through them: write_pinned.h.
 //
 // Monitor held for every call.
 #pragma once
@@ -85,7 +86,8 @@ struct WriteStash {
   uint64_t pos = 0;      // where its first byte went, once known (append)
   uint64_t done = 0;     // bytes finished: the write goes on from there after a restart
   bool to_memory = false;  // a writethrough that the device refused, and that must not be lost
-  // The part under way; of write.cc, write_direct.cc or write_through.cc.
+  bool over_pins = false;  // a write past the page cache that has met pinned pages (write_pinned.h)
+  // The part under way; of write.cc, write_direct.cc, write_through.cc or write_pinned.cc.
   struct Work {
     virtual ~Work() = default;
   };

@@ -23,8 +23,10 @@
 #include <cstring>
 
 #include "core/file/durable_write.h"
+#include "core/file/pinned_range.h"
 #include "core/file/placement.h"
 #include "core/file/write.h"
+#include "core/file/write_pinned.h"
 #include "core/file/writeback.h"
 
 namespace fusefs {
@@ -287,6 +289,13 @@ Attempt<void> lock_range(FileContext& context, Inode& inode, const WriteRequest&
   ATTEMPT(TwoStateHold hold, inode.pages_lock.block());
   direct.pos = pos;
   TRY(direct.len, clip_write(direct.pos, request.len() - stash.done));
+  if (inode.mapping.any_pinned(direct.range())) {
+    // What comes from pages of a mapping goes through pages in the end.
+    direct.leave();
+    if (request.source != nullptr) direct.phase = Phase::fetching;
+    stash.over_pins = request.source == nullptr;
+    return restart_now();
+  }
   direct.own = direct.range();
   const FileBlock first = direct.own.first;
   const FileBlock last = direct.last_block();
@@ -387,6 +396,7 @@ Attempt<void> plan(FileContext& context, Inode& inode, WriteStash& stash, Direct
   ATTEMPT(Reservation reservation, std::move(reserved));
 
   // Nothing restarts from here on.
+  grow_over_pins(context, inode, direct.pos, direct.end());
   direct.placement.reset();
   direct.placement.reservation() = std::move(reservation);
   for (const FilePiece& piece : pieces) direct.placement.add(piece);
@@ -500,6 +510,7 @@ Attempt<void> write_round(FileContext& context, Inode& inode, const WriteRequest
 Attempt<size_t> write_direct(FileContext& context, Inode& inode, const WriteRequest& request,
                              WriteStash& stash) {
   ATTEMPT_OK(check_write(context, inode, request, stash));
+  if (stash.over_pins) return write_over_pins(context, inode, request, stash);
   if (!stash.work) stash.work = std::make_unique<Direct>(context, inode, request, stash);
   Direct& direct = static_cast<Direct&>(*stash.work);
   while (stash.done < request.len() && !direct.cut_short) {
@@ -515,6 +526,10 @@ Attempt<size_t> write_direct(FileContext& context, Inode& inode, const WriteRequ
       direct.phase = Phase::locking;
     }
     const Attempt<void> round = write_round(context, inode, request, stash, direct);
+    if (stash.over_pins) {
+      stash.work.reset();
+      return write_over_pins(context, inode, request, stash);
+    }
     if (round.must_restart()) return round.restart();
     if (round.ok()) {
       stash.done += direct.len;

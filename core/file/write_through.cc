@@ -6,6 +6,8 @@
 
 #include "core/file/durable_write.h"
 #include "core/file/fault.h"
+#include "core/file/pinned_range.h"
+#include "core/file/write_pinned.h"
 #include "core/file/writeback.h"
 
 namespace fusefs {
@@ -319,6 +321,10 @@ Attempt<void> plan(FileContext& context, Inode& inode, const WriteRequest& reque
   // for ever.
   TwoStateHold hold = through.fault.take_hold();
   if (!hold.held()) ATTEMPT_INTO(hold, inode.pages_lock.add());
+  if (inode.mapping.any_pinned(range)) {
+    stash.over_pins = true;
+    return restart_now();
+  }
   ATTEMPT_OK(wait_turn(context, inode, through));
   ATTEMPT(std::vector<FolioRef> folios, find_folios(context, inode, through));
   std::vector<FilePiece> pieces;
@@ -338,6 +344,7 @@ Attempt<void> plan(FileContext& context, Inode& inode, const WriteRequest& reque
   // Nothing restarts from here on.
   if (stash.done == 0) stash.pos = through.pos;
   CHECK(inode.busy_ranges.take(range, through.busy).ok());
+  grow_over_pins(context, inode, through.pos, through.end());
   through.hold = std::move(hold);
   through.fault.reset();
   through.edges = {};
@@ -447,10 +454,15 @@ Attempt<size_t> write_through(FileContext& context, Inode& inode, const WriteReq
                               WriteStash& stash) {
   if (stash.to_memory) return write_buffered(context, inode, request, stash);
   ATTEMPT_OK(check_write(context, inode, request, stash));
+  if (stash.over_pins) return write_over_pins(context, inode, request, stash);
   if (!stash.work) stash.work = std::make_unique<Through>(context, inode, request, stash);
   Through& through = static_cast<Through&>(*stash.work);
   while (stash.done < request.data.size() && !through.cut_short) {
     const Attempt<void> piece = write_piece(context, inode, request, stash, through);
+    if (stash.over_pins) {
+      stash.work.reset();
+      return write_over_pins(context, inode, request, stash);
+    }
     if (piece.must_restart()) return piece.restart();
     if (piece.ok()) {
       end_piece(context, inode, stash, through);

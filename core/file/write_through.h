@@ -22,6 +22,8 @@
 // The size on the device grows to the end of the bytes, not of their block; in memory it grows at
 // the same time, so nobody reads what a failed write would take back.
 //
+// Where pages are pinned it goes through them, as a bounce: write_pinned.h.
+//
 // Who uses it: O_SYNC and O_DSYNC writes of any alignment (durable_write.h says what makes them
 // durable), and the kernel's writeback of mapped pages, which wants no durability.
 //

@@ -1,0 +1,406 @@
+// Pins one by one: what they hold, what they cost, what ends them. What happens to the file under
+// them: pin_meeting_test.cc; the power cut: pin_storm_test.cc.
+#include <string>
+
+#include "tests/sim/pin_rig.h"
+#include "tests/sim/remap_rig.h"
+
+#include <doctest/doctest.h>
+
+namespace fusefs {
+namespace {
+
+constexpr uint64_t kPages = 12;
+constexpr FileRange kRange{FileBlock(2), FileBlock(10)};
+
+uint64_t device_writes(SimVolume& sim) { return sim.device().stats().submitted(IoKind::write); }
+
+void for_each_policy(uint64_t seeds,
+                     const std::function<void(const TestSeed&, const SimVolumeOptions&)>& body) {
+  for (const PinnedPolicy policy :
+       {PinnedPolicy::redirty, PinnedPolicy::keep, PinnedPolicy::unpin}) {
+    CAPTURE(static_cast<int>(policy));
+    SimVolumeOptions options;
+    options.pinned_policy = policy;
+    for_each_seed(seeds, [&](const TestSeed& seed) { body(seed, options); });
+  }
+}
+
+Result<Ref<Pin>> try_pin(SimVolume& sim, Inode& inode, const PinRequest& request) {
+  PinStash stash;
+  return sim.world().run([&] { return begin_pin(sim.files(), inode, request, stash); });
+}
+void end(SimVolume& sim, Ref<Pin>& pin) {
+  REQUIRE(sim.world().run([&] { return end_pin(sim.files(), *pin); }).ok());
+  pin.reset();
+}
+
+TEST_CASE("what is stored through a pin is read at once, and is on the device after fsync") {
+  for_each_policy(3, [](const TestSeed& seed, const SimVolumeOptions& options) {
+    SimVolume sim(seed, options);
+    PageHistory history(kPages);
+    InodeRef inode = pinnable_file(sim, "file", kPages, 1, &history);
+    Pinner pinner(sim, inode, kRange, history);
+    if (seed.seed % 2 == 0) pinner.use_frames();
+    REQUIRE(pinner.pin().ok());
+    for (int round = 0; round < 4; ++round) {
+      const std::vector<size_t> before = history.now();
+      pinner.store_all();
+      const std::vector<size_t> since = history.now();
+      history.require(sim.read_all(*inode), since);
+      CHECK(since != before);
+      REQUIRE(fsync(sim, inode, &history).ok());
+    }
+    pinner.store_all();
+    pinner.forget();
+    sim.world().inside([&] { inode.reset(); });
+    SimVolume again(seed, options, sim.power_cut());
+    history.require(again.read_all(*again.lookup("file")), history.durable());
+  });
+}
+
+TEST_CASE("the flusher leaves pinned pages alone, and does not come back to them") {
+  for_each_policy(2, [](const TestSeed& seed, const SimVolumeOptions& options) {
+    SimVolume sim(seed, options);
+    PageHistory history(kPages);
+    InodeRef inode = pinnable_file(sim, "file", kPages, 1, &history);
+    Pinner pinner(sim, inode, kRange, history);
+    REQUIRE(pinner.pin().ok());
+    pinner.store_all();
+    // One page beside the pin, and one beyond the old end: the flusher comes for them.
+    const Content page(kPageBytes, std::byte{7});
+    REQUIRE(sim.write(*inode, 0, page, How::buffered).ok());
+    REQUIRE(sim.write(*inode, kPages * kPageBytes, page, How::buffered).ok());
+    sim.world().run_for(10 * kNsPerSecond);
+    CHECK(inode->mapping.dirty_count() == 0);
+    CHECK(inode->disk_size == (kPages + 1) * kPageBytes);
+    const PinStats& stats = sim.files().pins.stats();
+    const uint64_t skipped = stats.skipped_count;
+    CHECK(skipped >= 1);
+    CHECK(stats.compared_count == 0);
+    CHECK(sim.volume().inodes().stats().dirty_inodes == 0);
+    const uint64_t written = sim.files().stats.writeback_bytes;
+    const uint64_t changes = transactions(sim);
+    for (int i = 0; i < 30; ++i) {
+      pinner.store_all();
+      sim.world().run_for(kNsPerSecond);
+    }
+    CHECK(sim.files().pins.stats().skipped_count == skipped);
+    CHECK(sim.files().stats.writeback_bytes == written);
+    CHECK(transactions(sim) == changes);
+    CHECK(sim.volume().cache().stats().dirty_bytes == 0);
+    REQUIRE(pinner.unpin().ok());
+    sim.world().run_for(10 * kNsPerSecond);
+    CHECK(inode->mapping.dirty_count() == 0);
+    REQUIRE(sim.sync().ok());  // a flush
+    pinner.forget();
+    sim.world().inside([&] { inode.reset(); });
+    SimVolume again(seed, options, sim.power_cut());
+    Content content = again.read_all(*again.lookup("file"));
+    content.resize(kPages * kPageBytes);
+    put_sector(content.data(), 0, 1);  // the page beside
+    for (size_t sector = 0; sector < kPinSectors; ++sector) put_sector(content.data(), sector, 1);
+    history.require(content, history.now());
+  });
+}
+
+TEST_CASE("a pinned page that nobody has stored into costs no write, at fsync and at the end") {
+  for_each_policy(2, [](const TestSeed& seed, const SimVolumeOptions& options) {
+    SimVolume sim(seed, options);
+    PageHistory history(kPages);
+    const InodeRef inode = pinnable_file(sim, "file", kPages, 1, &history);
+    Pinner pinner(sim, inode, kRange, history);
+    REQUIRE(pinner.pin().ok());
+    settle(sim);
+    const uint64_t writes = device_writes(sim);
+    REQUIRE(fsync(sim, inode).ok());
+    CHECK(device_writes(sim) == writes);
+    CHECK(sim.files().pins.stats().compared_count >= kRange.count().value());
+
+    pinner.store(4);
+    pinner.store(7);
+    REQUIRE(fsync(sim, inode).ok());
+    CHECK(sim.files().pins.stats().bounced_bytes == 2 * kPageBytes);
+    settle(sim);
+    const uint64_t after = device_writes(sim);
+    REQUIRE(fsync(sim, inode).ok());
+    REQUIRE(pinner.unpin().ok());
+    sim.world().run_for(10 * kNsPerSecond);
+    CHECK(sim.files().pins.stats().bounced_bytes == 2 * kPageBytes);
+    CHECK(device_writes(sim) == after);
+    CHECK(inode->delayed_blocks == BlockCount(0));
+    CHECK(inode->open_count == 0);
+  });
+}
+
+TEST_CASE("a pin for reading is never dirty, and shows what others write") {
+  for_each_seed(4, [](const TestSeed& seed) {
+    SimVolume sim(seed);
+    const InodeRef inode = pinnable_file(sim, "file", kPages, 1);
+    if (seed.seed % 2 == 0) {  // pages of shared blocks become the file's own
+      REQUIRE(sim.clone(*inode, 0, *sim.create("clone"), 0, kPages * kPageBytes).ok());
+      settle(sim);
+    }
+    Ref<Pin> pin =
+        try_pin(sim, *inode, {kRange, PinKind::read, 0, false, nullptr, nullptr}).value();
+    CHECK(inode->mapping.pinned_count() == kRange.count().value());
+    CHECK(inode->mapping.storable_count() == 0);
+    CHECK(inode->mapping.dirty_count() == 0);
+    PageState expected;
+    expected.fill(1 + 3);
+    CHECK(state_of(pin->frame(FileBlock(3))) == expected);
+
+    expected.fill(77);
+    REQUIRE(sim.write(*inode, 3 * kPageBytes, pages_of({expected}), How::buffered).ok());
+    CHECK(state_of(pin->frame(FileBlock(3))) == expected);
+    settle(sim);
+    CHECK(inode->mapping.dirty_count() == 0);
+    expected.fill(78);
+    REQUIRE(sim.write(*inode, 3 * kPageBytes, pages_of({expected}), How::direct).ok());
+    CHECK(state_of(pin->frame(FileBlock(3))) == expected);
+    CHECK(sim.files().pins.stats().compared_count == 0);
+    end(sim, pin);
+    CHECK(inode->mapping.pinned_count() == 0);
+    CHECK(sim.volume().cache().pinned_pages() == 0);
+  });
+}
+
+TEST_CASE("a pinned page is not reclaimed, however much else is read and written") {
+  for_each_seed(3, [](const TestSeed& seed) {
+    SimVolume sim(seed);  // 64 pages
+    PageHistory history(kPages);
+    const InodeRef inode = pinnable_file(sim, "file", kPages, 1, &history);
+    Pinner pinner(sim, inode, kRange, history);
+    REQUIRE(pinner.pin().ok());
+    pinner.store_all();
+    const InodeRef other = sim.create("other");
+    const InodeRef clone = sim.create("clone");
+    const Content content(4 * kCachePagesMin * kPageBytes, std::byte{9});
+    REQUIRE(sim.write(*other, 0, content, How::buffered).ok());
+    REQUIRE(sim.clone(*other, 0, *clone, 0, content.size()).ok());
+    CHECK(sim.read_all(*clone) == content);
+    CHECK(sim.read_all(*other) == content);
+    CHECK(inode->mapping.pinned_count() == kRange.count().value());
+    history.require(sim.read_all(*inode), history.now());
+    REQUIRE(pinner.unpin().ok());
+  });
+}
+
+TEST_CASE("a pin in memory of a program takes none of the page cache, and gives its pages back") {
+  for_each_policy(2, [](const TestSeed& seed, const SimVolumeOptions& options) {
+    SimVolume sim(seed, options);
+    constexpr uint64_t kMany = 3 * kCachePagesMin;  // more than the cache has
+    PageHistory history(kMany);
+    const InodeRef inode = pinnable_file(sim, "file", kMany, 1, &history);
+    const FileRange all{FileBlock(0), FileBlock(kMany)};
+    {
+      Pinner in_cache(sim, inode, all, history);
+      CHECK(in_cache.pin().error() == Error::no_memory);
+    }
+    Pinner pinner(sim, inode, all, history);
+    pinner.use_frames();
+    REQUIRE(pinner.pin().ok());
+    CHECK(sim.files().pins.stats().windows == 1);
+    CHECK(pinner.frame(kMany - 1) - pinner.frame(0) == (kMany - 1) * ptrdiff_t{kPageBytes});
+    CHECK(sim.volume().cache().arena().frames_used() < kCachePagesMin / 2);
+    history.require(sim.read_all(*inode), history.now());
+    pinner.store_all();
+    REQUIRE(fsync(sim, inode, &history).ok());
+    for (uint64_t page = 0; page < kMany; page += 3) pinner.store(page);
+    REQUIRE(pinner.unpin().ok());
+    history.require(sim.read_all(*inode), history.now());
+    CHECK(inode->mapping.pinned_count() == 0);
+    settle(sim);
+    history.require(sim.read_all(*inode), history.now());
+  });
+}
+
+TEST_CASE("a page may be pinned many times, but has one place") {
+  for_each_seed(3, [](const TestSeed& seed) {
+    SimVolume sim(seed);
+    PageHistory history(kPages);
+    const InodeRef inode = pinnable_file(sim, "file", kPages, 1, &history);
+    const PinRequest write{kRange, PinKind::write, 1, false, nullptr, nullptr};
+    const PinRequest read{{FileBlock(5), FileBlock(12)}, PinKind::read, 2, false, nullptr, nullptr};
+    Ref<Pin> first = try_pin(sim, *inode, write).value();
+    Ref<Pin> second = try_pin(sim, *inode, read).value();
+    Ref<Pin> third = try_pin(sim, *inode, write).value();
+    CHECK(first->frame(FileBlock(6)) == second->frame(FileBlock(6)));
+    CHECK(first->frame(FileBlock(6)) == third->frame(FileBlock(6)));
+    CHECK(sim.files().pins.stats().pins == 3);
+    CHECK(sim.files().pins.stats().pinned_pages == 10);
+    CHECK(inode->open_count == 3);
+
+    auto frames = std::make_shared<AlignedBuffer>(8 * kPageBytes);
+    PinRequest elsewhere = write;
+    elsewhere.frames = frames->data();
+    elsewhere.frames_owner = frames;
+    const auto refused = try_pin(sim, *inode, elsewhere);
+    CHECK(refused.error() == Error::too_busy);
+    CHECK(sim.files().pins.stats().pins == 3);
+
+    put_sector(third->frame(FileBlock(6)), 0, 99);
+    end(sim, first);
+    CHECK(inode->mapping.storable_count() == 8);
+    end(sim, third);
+    CHECK(inode->mapping.storable_count() == 0);
+    CHECK(inode->mapping.dirty_count() <= 1);  // the flusher may have been quick
+    CHECK(inode->mapping.pinned_count() == 7);
+    settle(sim);
+    CHECK(inode->mapping.dirty_count() == 0);
+    end(sim, second);
+    CHECK(sim.files().pins.all().empty());
+
+    Ref<Pin> window = try_pin(sim, *inode, elsewhere).value();
+    Ref<Pin> inside = try_pin(sim, *inode, read).value();  // wherever the pages are
+    CHECK(inside->frame(FileBlock(6)) == window->frame(FileBlock(6)));
+    put_sector(window->frame(FileBlock(7)), 1, 100);
+    end(sim, window);
+    CHECK(inode->mapping.find(FileBlock(7))->is_external());  // as long as somebody has it
+    end(sim, inside);
+    CHECK_FALSE(inode->mapping.find(FileBlock(7))->is_external());
+    settle(sim);
+    PageState expected;
+    expected.fill(1 + 7);
+    expected[1] = 100;
+    CHECK(state_of(sim.read_all(*inode).data() + 7 * kPageBytes) == expected);
+  });
+}
+
+TEST_CASE("what may be pinned is limited, and the error names the limit") {
+  for_each_seed(2, [](const TestSeed& seed) {
+    SimVolume sim(seed);
+    const InodeRef inode = pinnable_file(sim, "file", kPages, 1);
+    Pins& pins = sim.files().pins;
+    pins.bytes_max = 20 * kPageBytes;
+    pins.bytes_max_per_user = 12 * kPageBytes;
+    PinRequest request{kRange, PinKind::write, 1, false, nullptr, nullptr};
+    Ref<Pin> first = try_pin(sim, *inode, request).value();
+    CHECK(try_pin(sim, *inode, request).error() == Error::pin_limit_per_user);
+    request.uid = 2;
+    Ref<Pin> second = try_pin(sim, *inode, request).value();
+    request.uid = 3;
+    CHECK(try_pin(sim, *inode, request).error() == Error::pin_limit);
+    CHECK(std::string(error_text(Error::pin_limit)).find("-o pin_limit") != std::string::npos);
+    end(sim, first);
+    Ref<Pin> third = try_pin(sim, *inode, request).value();
+    end(sim, second);
+    end(sim, third);
+    CHECK(inode->mapping.pinned_count() == 0);
+  });
+}
+
+TEST_CASE("a pin that cannot be had has pinned nothing") {
+  for_each_seed(3, [](const TestSeed& seed) {
+    SimVolume sim(seed);
+    PageHistory history(kPages);
+    const InodeRef inode = pinnable_file(sim, "file", kPages, 1, &history);
+    const auto nothing_pinned = [&] {
+      CHECK(inode->mapping.pinned_count() == 0);
+      CHECK(inode->open_count == 0);
+      CHECK(sim.files().pins.all().empty());
+      history.require(sim.read_all(*inode), history.now());
+    };
+    PinRequest request{
+        {FileBlock(4), FileBlock(kPages + 1)}, PinKind::write, 0, false, nullptr, nullptr};
+    CHECK(try_pin(sim, *inode, request).error() == Error::beyond_eof);
+    nothing_pinned();
+
+    request.range = kRange;
+    SimFault fault;
+    fault.kind = IoKind::read;
+    fault.addr_first = block_addr(sim.volume().space().data_first());
+    fault.error = Error::io_failed;
+    const SimDevice::FaultId id = sim.device().add_fault(fault);
+    for (const PinKind kind : {PinKind::read, PinKind::write}) {
+      request.kind = kind;
+      CHECK(try_pin(sim, *inode, request).error() == Error::io_failed);
+    }
+    sim.device().remove_fault(id);
+    nothing_pinned();
+
+    // Shared blocks need new ones.
+    REQUIRE(sim.clone(*inode, 0, *sim.create("clone"), 0, kPages * kPageBytes).ok());
+    settle(sim);
+    Reservation all;
+    sim.world().inside([&] {
+      const uint64_t available = sim.volume().space().stats().available_blocks;
+      all = sim.volume().space().reserve(BlockCount(available)).value();
+    });
+    CHECK(try_pin(sim, *inode, request).error() == Error::no_space);
+    nothing_pinned();
+    sim.world().inside([&] { all.release(); });
+
+    const InodeRef directory = [&] {
+      NamespaceStash stash;
+      CreateRequest make;
+      make.mode = 0040755;
+      return sim.world()
+          .run([&] { return sim.volume().names().create(kRootInode, "d", make, Caller{}, stash); })
+          .value();
+    }();
+    CHECK(try_pin(sim, *directory, request).error() == Error::is_a_directory);
+    inode->attr.flags |= kInodeImmutable;
+    CHECK(try_pin(sim, *inode, request).error() == Error::not_permitted);
+    inode->attr.flags &= ~kInodeImmutable;
+  });
+}
+
+TEST_CASE("what is pinned at unmount is written, and what is stored later is not") {
+  for_each_policy(3, [](const TestSeed& seed, const SimVolumeOptions& options) {
+    SimVolume sim(seed, options);
+    PageHistory history(kPages);
+    InodeRef inode = pinnable_file(sim, "file", kPages, 1, &history);
+    Pinner pinner(sim, inode, kRange, history);
+    if (seed.seed % 2 == 0) pinner.use_frames();
+    REQUIRE(pinner.pin().ok());
+    pinner.store_all();
+    const std::vector<size_t> since = history.now();
+    pinner.forget();
+    sim.world().inside([&] { inode.reset(); });
+    SimVolume again(seed, options, sim.unmount());
+    history.require(again.read_all(*again.lookup("file")), since);
+  });
+}
+
+TEST_CASE("two fsyncs at once, and a pinner that stores all the time: both tell the truth") {
+  for_each_policy(4, [](const TestSeed& seed, const SimVolumeOptions& options) {
+    SimVolume sim(seed, options);
+    PageHistory history(kPages);
+    InodeRef inode = pinnable_file(sim, "file", kPages, 1, &history);
+    Pinner pinner(sim, inode, kRange, history);
+    REQUIRE(pinner.pin().ok());
+    pinner.start();
+    struct Call {
+      OpenFile file;
+      FsyncStash stash;
+    };
+    size_t running = 0;
+    std::vector<size_t> durable = history.now();
+    for (int i = 0; i < 12; ++i) {
+      auto call = std::make_shared<Call>();
+      call->file.inode = inode;
+      const std::vector<size_t> since = history.now();
+      ++running;
+      sim.world().spawn(
+          [&sim, call] { return fusefs::fsync(sim.files(), call->file, true, call->stash); },
+          [&running, &durable, since](Result<void> outcome) {
+            --running;
+            REQUIRE(outcome.ok());
+            for (size_t page = 0; page < since.size(); ++page) {
+              durable[page] = std::max(durable[page], since[page]);
+            }
+          });
+      sim.world().run_for(sim.world().random().below(100'000));
+    }
+    REQUIRE(sim.world().run_until([&] { return running <= seed.seed % 3; }));
+    history.made_durable(durable);
+    pinner.forget();
+    sim.world().inside([&] { inode.reset(); });
+    SimVolume again(seed, options, sim.power_cut());
+    history.require(again.read_all(*again.lookup("file")), history.durable());
+  });
+}
+
+}  // namespace
+}  // namespace fusefs
