@@ -160,6 +160,19 @@ constexpr StatEntry kReflink[] = {
     {"reflink.shared_pages", integer, gauge, "of these in memory, each once for all owners"},
 };
 
+// Pages in the hands of somebody else, and how they get to the device.
+constexpr StatEntry kPins[] = {
+    {"pins.pinned_pages", integer, gauge, "pages that are pinned, each once"},
+    {"pins.pins", integer, gauge, "ranges that are pinned"},
+    {"pins.windows", integer, gauge, "of these, in memory of a program's"},
+    {"pins.skipped_count", integer, counter, "writebacks that passed pinned pages by"},
+    {"pins.compared_count", integer, counter, "pinned pages that were compared with the device's"},
+    {"pins.bounced_count", integer, counter, "runs of copies of them written together"},
+    {"pins.bounced_bytes", integer, counter, "written by them"},
+    {"pins.redirtied_count", integer, counter, "pages that were clean and dirty again"},
+    {"pins.reservation_failed_count", integer, counter, "without space for their next write"},
+};
+
 // Pages read before anybody asked for them.
 constexpr StatEntry kReadahead[] = {
     {"readahead.sequential_count", integer, counter, "windows of sequential streams"},
@@ -304,7 +317,7 @@ constexpr auto joined(const StatEntry (&... parts)[N]) {
 
 constexpr auto kSchema =
     joined(kKernel, kVolume, kFile, kWritethrough, kDirect, kCompletion, kFaults, kReflink,
-           kReadahead, kTwoState, kMemory, kTree, kDevice, kJournal, kFuse, kEngine);
+           kReadahead, kTwoState, kPins, kMemory, kTree, kDevice, kJournal, kFuse, kEngine);
 
 constexpr std::string_view kTypeNames[] = {"integer", "boolean", "text", "histogram"};
 constexpr std::string_view kKindNames[] = {"fact", "gauge", "counter"};

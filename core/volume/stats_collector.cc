@@ -205,6 +205,20 @@ Json completion_section(const CompletionStats& completion) {
   return json;
 }
 
+Json pins_section(const PinStats& pins) {
+  Json json;
+  json["pinned_pages"] = pins.pinned_pages;
+  json["pins"] = pins.pins;
+  json["windows"] = pins.windows;
+  json["skipped_count"] = pins.skipped_count;
+  json["compared_count"] = pins.compared_count;
+  json["bounced_count"] = pins.bounced_count;
+  json["bounced_bytes"] = pins.bounced_bytes;
+  json["redirtied_count"] = pins.redirtied_count;
+  json["reservation_failed_count"] = pins.reservation_failed_count;
+  return json;
+}
+
 Json readahead_section(const ReadaheadStats& readahead, const PageCacheStats* cache) {
   Json json;
   json["sequential_count"] = readahead.sequential_count;
@@ -408,6 +422,7 @@ Json collect_stats(const StatsInput& input) {
   if (input.pages_locks != nullptr) {
     data["two_state_lock"] = two_state_section(*input.pages_locks);
   }
+  if (input.pins != nullptr) data["pins"] = pins_section(*input.pins);
   data["memory"] = memory_section(input);
   if (input.tree != nullptr) data["tree"] = tree_section(*input.tree, input.store);
   if (input.device != nullptr) data["device"] = device_section(input);

@@ -51,6 +51,7 @@ struct StatsInput {
   const FaultStats* faults = nullptr;
   const DirectStats* direct = nullptr;
   const CompletionStats* completion = nullptr;
+  const PinStats* pins = nullptr;
   const ReadaheadStats* readahead = nullptr;
   const TwoStateLocks* pages_locks = nullptr;
   const PageCacheStats* page_cache = nullptr;

@@ -24,6 +24,7 @@ struct Everything {
   FaultStats faults;
   DirectStats direct;
   CompletionStats completion;
+  PinStats pins;
   ReadaheadStats readahead;
   SimClock clock;
   TwoStateLocks pages_locks{clock};
@@ -53,6 +54,7 @@ struct Everything {
     input.faults = &faults;
     input.direct = &direct;
     input.completion = &completion;
+    input.pins = &pins;
     input.readahead = &readahead;
     input.pages_locks = &pages_locks;
     input.page_cache = &page_cache;
