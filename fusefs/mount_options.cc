@@ -86,10 +86,14 @@ class Parser {
       return refuse(word, "not offered; use allow_other", Error::not_supported);
     }
     if (name == "subtype") return {};  // always fusefs
-    static constexpr std::array<std::string_view, 18> kWithValue = {
-        "fsname",    "cache",  "threads",     "max_background", "errors",     "uring",
-        "writeback", "direct", "fault",       "mmap_reserve",   "readahead",  "context",
-        "fscontext", "selfio", "sync_writes", "volatile_cache", "completion", "lock_delay_ms"};
+    static constexpr std::array<std::string_view, 21> kWithValue = {
+        "fsname",         "cache",      "threads",
+        "max_background", "errors",     "uring",
+        "writeback",      "direct",     "fault",
+        "mmap_reserve",   "readahead",  "context",
+        "fscontext",      "selfio",     "sync_writes",
+        "volatile_cache", "completion", "lock_delay_ms",
+        "pinned",         "pin_limit",  "pin_limit_per_user"};
     if (std::find(kWithValue.begin(), kWithValue.end(), name) == kWithValue.end()) {
       return refuse(word, "unknown mount option; fusefs mount --help lists them");
     }
@@ -120,6 +124,11 @@ class Parser {
       options_.volatile_cache_seed = seed;
       return {};
     }
+    if (name == "pin_limit") return parse_pin_limit(word, value, options_.pin_limit_bytes);
+    if (name == "pin_limit_per_user") {
+      return parse_pin_limit(word, value, options_.pin_limit_bytes_per_user);
+    }
+    if (name == "pinned") return parse_pinned(word, value);
     if (name == "sync_writes") return parse_sync_writes(word, value);
     if (name == "completion") return parse_completion(word, value);
     if (name == "selfio") return parse_selfio(word, value);
@@ -154,6 +163,27 @@ class Parser {
     if (!bytes.ok()) return refuse(word, "a size such as 1M, or 0, is needed");
     if (bytes.value() > kReadaheadOptionMax) return refuse(word, "at most 64M are possible");
     options_.readahead_bytes = bytes.value() & ~uint64_t{kBlockBytes - 1};
+    return {};
+  }
+
+  Result<void> parse_pin_limit(const Word& word, std::string_view value, uint64_t& limit) {
+    const Result<uint64_t> bytes = parse_size(value);
+    if (!bytes.ok()) return refuse(word, "a size such as 64M, or 0, is needed");
+    if (bytes.value() > kPinLimitBytesMax) return refuse(word, "at most 4T are possible");
+    limit = bytes.value() & ~uint64_t{kBlockBytes - 1};
+    return {};
+  }
+
+  Result<void> parse_pinned(const Word& word, std::string_view value) {
+    if (value == "redirty") {
+      options_.pinned_policy = PinnedPolicy::redirty;
+    } else if (value == "keep") {
+      options_.pinned_policy = PinnedPolicy::keep;
+    } else if (value == "unpin") {
+      options_.pinned_policy = PinnedPolicy::unpin;
+    } else {
+      return refuse(word, "pinned is redirty, keep or unpin");
+    }
     return {};
   }
 

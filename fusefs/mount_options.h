@@ -32,6 +32,7 @@ inline constexpr uint64_t kMmapReserveBytes = 16ull << 20;
 inline constexpr uint64_t kMmapReserveBytesMax = 1ull << 40;
 inline constexpr uint64_t kReadaheadOptionMax = 64ull << 20;
 inline constexpr uint64_t kLockDelayMsMax = 1'000'000;
+inline constexpr uint64_t kPinLimitBytesMax = 1ull << 42;
 inline constexpr uint32_t kThreadsMax = 64;
 inline constexpr uint32_t kBackgroundMax = 4096;
 
@@ -57,6 +58,9 @@ struct MountOptions {
   bool lazytime = false;
   AtimePolicy atime = AtimePolicy::relatime;
   FaultPolicy fault_policy = FaultPolicy::restart;
+  uint64_t pin_limit_bytes = kPinLimitBytes;
+  uint64_t pin_limit_bytes_per_user = kPinLimitBytesPerUser;
+  PinnedPolicy pinned_policy = PinnedPolicy::redirty;
   SyncWrites sync_writes = SyncWrites::through;
   bool kernel_writeback = false;  // the kernel keeps what is written, as it does of mappings
   CompletionPolicy completion = CompletionPolicy::issuer;

@@ -123,6 +123,9 @@ Result<void> MountedVolume::open_volume(std::string* message) {
   volume.lock_delay_ns = options_.lock_delay_ns;
   volume.cache_bytes = options_.cache_bytes;
   volume.readahead_bytes = options_.readahead_bytes;
+  volume.pin_limit_bytes = options_.pin_limit_bytes;
+  volume.pin_limit_bytes_per_user = options_.pin_limit_bytes_per_user;
+  volume.pinned_policy = options_.pinned_policy;
   volume_ =
       std::make_unique<Volume>(scheduler_, *device_, clock_, volume,
                                [this](const std::string& text) { log_(source_ + ": " + text); });

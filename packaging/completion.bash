@@ -32,7 +32,7 @@ _fusefs() {
     mapfile -t COMPREPLY < <(compgen -W "ro rw nosuid nodev noexec sync dirsync relatime noatime
       strictatime lazytime allow_other nonempty fsname= cache= discard norecovery threads= direct=
       mmap_reserve= readahead= fault= writeback= sync_writes= completion= selfio= lock_delay_ms=
-      iopoll fuseblk nofuseblk max_background=" -- "$current")
+      pin_limit= pin_limit_per_user= pinned= iopoll fuseblk nofuseblk max_background=" -- "$current")
   elif [[ "$command" == dump && $COMP_CWORD == 3 ]]; then
     mapfile -t COMPREPLY < <(compgen -W "superblock journal tree orphans shared inode group node
       path" -- "$current")

@@ -35,7 +35,8 @@
 //   (1) A dirty folio over a hole or a shared extent owns one reserved block: writing it cannot
 //       meet ENOSPC. Over a private extent, written or not, it goes in place and owns none.
 //   (2) Only clean, unlocked, unreferenced, unpinned folios are reclaimed.
-//   (3) Bytes beyond the end of the file are zero, but for what has been stored there through a pin:
+//   (3) Bytes beyond the end of the file are zero, but for what has been stored there through a
+//   pin:
 //       that is zeroed when the file grows over it.
 //   (4) Who holds a folio's lock waits for nothing but its own I/O and copies: blockers of the
 //       inode's two-state lock may wait for it.

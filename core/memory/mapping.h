@@ -5,8 +5,8 @@
 // Where the bytes lie on the device is the extent map's business and unknown here.
 //
 // Folios are found through leaves of 64 pages, each with a bitmap of what is dirty and what is
-// under writeback, so that writeback walks what is dirty and nothing else. What is pinned has bitmaps
-// of its own: who walks the dirty pages does not meet the storable ones.
+// under writeback, so that writeback walks what is dirty and nothing else. What is pinned has
+// bitmaps of its own: who walks the dirty pages does not meet the storable ones.
 //
 //     leaves_: 0 -> [ ....DD..W.... ]   17 -> [ D............ ]   leaf number = index / 64
 //     dirty_leaves_: 0, 17              writeback_leaves_: 0
@@ -185,15 +185,15 @@ class PageCache {
   Reservation take_reservation(Folio& folio);
 
   // One more pin / one less. Requires uptodate; for writing not under writeback, and dirty with the
-  // block it will need. The first for writing takes the folio from the dirty ones, the last gives it
-  // back to them if it is `dirty` still.
+  // block it will need. The first for writing takes the folio from the dirty ones, the last gives
+  // it back to them if it is `dirty` still.
   void pin(Folio& folio, bool for_writing);
   void unpin(Folio& folio, bool for_writing);
-  // A copy of the frame is about to be written, and nobody else writes the block meanwhile. Requires
-  // a storable folio, not locked.
+  // A copy of the frame is about to be written, and nobody else writes the block meanwhile.
+  // Requires a storable folio, not locked.
   void begin_bounce(Folio& folio);
-  // `device_sum`: of what the device has now, if that is known. The folio is as `dirty` as it is told
-  // to be.
+  // `device_sum`: of what the device has now, if that is known. The folio is as `dirty` as it is
+  // told to be.
   void end_bounce(Folio& folio, std::optional<uint64_t> device_sum, bool dirty);
   // A storable folio is not dirty any more, or dirty again, while it keeps its place.
   void set_storable_dirty(Folio& folio, bool dirty);

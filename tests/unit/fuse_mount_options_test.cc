@@ -49,7 +49,8 @@ TEST_CASE("mount options of the volume and the daemon are parsed with their unit
       "allow_other,"
       "fsname=/dev/x "
       "y,direct=off,no_init_patch,uring=off,errors=remount-ro,writeback=kernel,dirsync,fault=hold,"
-      "sync_writes=dirty,volatile_cache=7,completion=deferred,selfio=error,lock_delay_ms=0.25");
+      "sync_writes=dirty,volatile_cache=7,completion=deferred,selfio=error,lock_delay_ms=0.25,"
+      "pin_limit=64M,pin_limit_per_user=1M,pinned=keep");
   REQUIRE(parsed.result.ok());
   const MountOptions& options = parsed.options;
   CHECK(options.cache_bytes == 64ull << 20);
@@ -72,6 +73,9 @@ TEST_CASE("mount options of the volume and the daemon are parsed with their unit
   CHECK(options.fault_policy == FaultPolicy::hold);
   CHECK(options.lock_delay_ns == 250'000);
   CHECK(options.volatile_cache_seed == 7);
+  CHECK(options.pin_limit_bytes == 64ull << 20);
+  CHECK(options.pin_limit_bytes_per_user == 1ull << 20);
+  CHECK(options.pinned_policy == PinnedPolicy::keep);
   CHECK(options.kernel_writeback);
   CHECK(options.sync_writes == SyncWrites::dirty);
   CHECK_FALSE(parse("writeback=kernel,writeback=core").options.kernel_writeback);
@@ -80,17 +84,24 @@ TEST_CASE("mount options of the volume and the daemon are parsed with their unit
 }
 
 TEST_CASE("a mount option that is wrong or not offered is refused with a line that names it") {
-  for (const char* list : {"unknown_thing",    "cache",         "cache=",
-                           "cache=12Q",        "cache=1k",      "threads=0",
-                           "mmap_reserve=x",   "mmap_reserve",  "mmap_reserve=2T",
-                           "threads=65",       "threads=2x",    "max_background=5000",
-                           "errors=continue",  "errors=panic",  "errors=later",
-                           "uring=on",         "uring=maybe",   "sync_writes=often",
-                           "writeback=x",      "ro=1",          "remount",
-                           "direct=2",         "allow_root",    "fault=wait",
-                           "volatile_cache=x", "readahead=65M", "readahead=",
-                           "readahead=x",      "completion=x",  "selfio=no",
-                           "lock_delay_ms",    "lock_delay_ms=never"}) {
+  for (const char* list : {"unknown_thing",    "cache",
+                           "cache=",           "cache=12Q",
+                           "cache=1k",         "threads=0",
+                           "mmap_reserve=x",   "mmap_reserve",
+                           "mmap_reserve=2T",  "threads=65",
+                           "threads=2x",       "max_background=5000",
+                           "errors=continue",  "errors=panic",
+                           "errors=later",     "uring=on",
+                           "uring=maybe",      "sync_writes=often",
+                           "writeback=x",      "ro=1",
+                           "remount",          "direct=2",
+                           "allow_root",       "fault=wait",
+                           "volatile_cache=x", "readahead=65M",
+                           "readahead=",       "readahead=x",
+                           "completion=x",     "selfio=no",
+                           "lock_delay_ms",    "lock_delay_ms=never",
+                           "pin_limit=x",      "pin_limit_per_user=5T",
+                           "pinned=maybe"}) {
     const Parsed parsed = parse(std::string("noatime,") + list + ",rw");
     INFO(list);
     REQUIRE_FALSE(parsed.result.ok());
