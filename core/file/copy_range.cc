@@ -133,6 +133,10 @@ Attempt<void> share_segment(FileContext& context, const Ends& ends, CopyStash& s
     if (leaves_tail(ends.to, ends.to_pos, Growth::device)) {
       ATTEMPT_OK(clear_tail(context, ends.to, stash.tail));
     }
+    // A pinned page of the target would have zeroes where its block has not.
+    if (ends.from.tail_unknown && ends.to.mapping.pinned_count() != 0) {
+      ATTEMPT_OK(clear_tail(context, ends.from, stash.tail));
+    }
     ATTEMPT_OK(settle_folios(context, ends.from, source_range(), stash.writeback));
     stash.cursor = source_range().first;
     stash.phase = Phase::sharing;

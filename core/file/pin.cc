@@ -190,6 +190,19 @@ Attempt<void> check_pin(FileContext& context, Inode& inode, const PinRequest& re
   return context.names.kill_privileges(inode.ino, request.kill_suid, stash.names);
 }
 
+// What a storable page has beyond the end of the file is zeroes, and is compared with what the
+// device has: that must be zeroes too.
+Attempt<void> clear_pinned_tail(FileContext& context, Inode& inode, const PinRequest& request,
+                                TailStash& stash) {
+  const bool wanted = request.kind == PinKind::write && inode.tail_unknown &&
+                      request.range.contains(file_block_at(inode.disk_size));
+  if (!wanted && !stash.hold.held()) return {};
+  if (!stash.hold.held()) ATTEMPT_INTO(stash.hold, inode.pages_lock.block_alone());
+  const Attempt<void> cleared = clear_tail(context, inode, stash);
+  if (!cleared.must_restart()) stash = {};
+  return cleared;
+}
+
 }  // namespace
 
 Attempt<Ref<Pin>> begin_pin(FileContext& context, Inode& inode, const PinRequest& request,
@@ -199,6 +212,7 @@ Attempt<Ref<Pin>> begin_pin(FileContext& context, Inode& inode, const PinRequest
     stash.checked = true;
   }
   if (!stash.pin) {
+    ATTEMPT_OK(clear_pinned_tail(context, inode, request, stash.tail));
     TRY(stash.pin, context.pins.start(inode, request.range, request.kind, request.uid,
                                       context.inodes.now(), request.frames != nullptr));
   }

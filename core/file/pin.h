@@ -19,6 +19,7 @@
 
 #include "core/file/fault.h"
 #include "core/file/file_context.h"
+#include "core/file/tail.h"
 
 namespace fusefs {
 
@@ -36,6 +37,7 @@ struct PinRequest {
 struct PinStash {
   NamespaceStash names;
   bool checked = false;
+  TailStash tail;
   FaultStash fault;
   Ref<Pin> pin;                // begun
   std::optional<Error> error;  // what has been pinned is being given back
