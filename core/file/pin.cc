@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <utility>
 #include <vector>
 
@@ -26,14 +27,23 @@ class Pinning {
 
   Attempt<void> pin_batch(const PinRequest& request, FaultStash& fault);
   Attempt<void> unpin_batch();
-  bool done() const { return pin_.pinned_end() == pin_.range.end; }
-  bool empty() const { return pin_.folios_.empty(); }
+  void begin_mapped(const PinRequest& request);
+  Attempt<FolioRef> load(FileBlock index, FaultStash& fault);
+  Attempt<FolioRef> store(FileBlock index, FaultStash& fault);
+  void set_ending() { pin_.ending_ = true; }
+  bool done() const { return pin_.is_mapped() || pin_.pinned_end() == pin_.range.end; }
+  bool empty() const { return pin_.folios_.empty() && pin_.mapped_.empty(); }
 
  private:
   Attempt<void> pin_for_writing(const PinRequest& request, FaultStash& fault);
   Attempt<void> pin_for_reading(const PinRequest& request, FaultStash& fault);
   Attempt<FolioRef> own_page(FileBlock index, FaultStash& fault);
-  Result<FolioRef> place(FolioRef folio, const PinRequest& request);
+  Result<FolioRef> place(FolioRef folio, std::byte* frames, const std::shared_ptr<void>& owner);
+  Result<FolioRef> map(FolioRef folio);
+  FolioRef mapped(FileBlock index) const;
+  bool ends() const { return pin_.ending_ || pin_.inode() == nullptr; }
+  FolioRef last() const;
+  void pop_last();
   Attempt<void> unpin(Folio& folio);
   bool settle(Folio& folio);
   bool is_storable() const { return pin_.kind == PinKind::write; }
@@ -54,12 +64,20 @@ Attempt<void> Pinning::pin_batch(const PinRequest& request, FaultStash& fault) {
 }
 
 // The page in the frame it is to have: where it is, or moved.
-Result<FolioRef> Pinning::place(FolioRef folio, const PinRequest& request) {
-  if (request.frames == nullptr) return folio;
-  std::byte* frame = request.frames + block_bytes(folio->index - request.range.first);
+Result<FolioRef> Pinning::place(FolioRef folio, std::byte* frames,
+                                const std::shared_ptr<void>& owner) {
+  if (frames == nullptr) return folio;
+  std::byte* frame = frames + block_bytes(folio->index - pin_.range.first);
   if (folio->frame == frame) return folio;
   if (folio->is_pinned()) return Error::too_busy;
-  return cache_.move_out(*folio, frame, request.frames_owner);
+  return cache_.move_out(*folio, frame, owner);
+}
+
+// Uptodate, whatever it was.
+void fill_blank(PageCache& cache, const FaultPage& page) {
+  if (!page.blank) return;
+  std::memset(page.folio->frame, 0, kPageBytes);
+  cache.mark_uptodate(*page.folio);
 }
 
 Attempt<void> Pinning::pin_for_writing(const PinRequest& request, FaultStash& fault) {
@@ -70,12 +88,9 @@ Attempt<void> Pinning::pin_for_writing(const PinRequest& request, FaultStash& fa
   // Nothing restarts from here on.
   for (FaultPage& page : pages.value()) {
     if (file_pos(page.folio->index) >= inode_.attr.size) return Error::beyond_eof;
-    if (page.blank) {
-      std::memset(page.folio->frame, 0, kPageBytes);
-      cache_.mark_uptodate(*page.folio);
-    }
+    fill_blank(cache_, page);
     const bool was_clean = !page.folio->dirty && !page.folio->is_storable();
-    TRY(FolioRef folio, place(std::move(page.folio), request));
+    TRY(FolioRef folio, place(std::move(page.folio), request.frames, request.frames_owner));
     make_dirty(context_, {folio, page.needs_block, false}, fault);
     cache_.pin(*folio, true);
     // What is clean is what the device has; a hole is zeroes.
@@ -113,7 +128,7 @@ Attempt<void> Pinning::pin_for_reading(const PinRequest& request, FaultStash& fa
     if (moves && folio->writeback) {
       return restart_after(folio->changed, RestartReason::writeback);
     }
-    TRY(const FolioRef placed, place(folio, request));
+    TRY(const FolioRef placed, place(folio, request.frames, request.frames_owner));
     cache_.pin(*placed, false);
     pin_.folios_.push_back(placed);
     fault.reset();
@@ -122,18 +137,96 @@ Attempt<void> Pinning::pin_for_reading(const PinRequest& request, FaultStash& fa
   return {};
 }
 
+// ---- Mapped ----
+
+void Pinning::begin_mapped(const PinRequest& request) {
+  pin_.frames_ = request.frames;
+  pin_.frames_owner_ = request.frames_owner;
+  pin_.protect_ = std::make_shared<const ProtectPages>(request.protect);
+  pin_.stores_ = request.stores;
+}
+
+FolioRef Pinning::mapped(FileBlock index) const {
+  const auto found = pin_.mapped_.find(index);
+  return found == pin_.mapped_.end() ? FolioRef() : found->second;
+}
+
+// The page in its frame, pinned. Requires that it is not under writeback, nor planned to be
+// written from by a writethrough.
+Result<FolioRef> Pinning::map(FolioRef folio) {
+  if (FolioRef there = mapped(folio->index)) return there;
+  TRY_OK(context_.pins.charge(pin_));
+  Result<FolioRef> placed = place(std::move(folio), pin_.frames_, pin_.frames_owner_);
+  CHECK(placed.ok());  // nobody else pins what is mapped
+  cache_.pin_mapped(*placed.value(), pin_.protect_);
+  pin_.mapped_[placed.value()->index] = placed.value();
+  return placed;
+}
+
+Attempt<FolioRef> Pinning::load(FileBlock index, FaultStash& fault) {
+  if (ends() && !fault.begun()) return Error::bad_address;
+  if (FolioRef there = mapped(index); there && !fault.begun()) return there;
+  Attempt<FolioRef> found = own_page(index, fault);
+  if (!found.ok()) return found;
+  if (ends()) return Error::bad_address;
+  const FolioRef folio = std::move(found).value();
+  if (!mapped(index)) {
+    ATTEMPT_OK(inode_.busy_ranges.wait_free(file_range(index, kOne)));
+    if (folio->writeback) return restart_after(folio->changed, RestartReason::writeback);
+  }
+  TRY(FolioRef there, map(folio));
+  return there;
+}
+
+Attempt<FolioRef> Pinning::store(FileBlock index, FaultStash& fault) {
+  if (!fault.begun()) {
+    if (ends()) return Error::bad_address;
+    if (!pin_.stores_) return Error::not_permitted;
+    if (!context_.health.writable()) return Error::read_only_volume;
+    const FolioRef there = mapped(index);
+    if (!there || !there->dirty) ATTEMPT_OK(throttle_dirtier(context_));
+  }
+  Attempt<std::vector<FaultPage>> pages =
+      fault_for_write(context_, inode_, file_range(index, kOne), {}, fault);
+  if (!pages.ok()) return Unfinished(pages);
+  // Nothing restarts from here on.
+  const FaultPage& page = pages.value().front();
+  if (ends()) return Error::bad_address;
+  if (file_pos(index) >= inode_.attr.size) return Error::beyond_eof;
+  fill_blank(cache_, page);
+  TRY(FolioRef there, map(page.folio));
+  make_dirty(context_, {there, page.needs_block, false}, fault);
+  touch_contents(context_, inode_);
+  return there;
+}
+
 // ---- Ending ----
+
+FolioRef Pinning::last() const {
+  return pin_.is_mapped() ? pin_.mapped_.rbegin()->second : pin_.folios_.back();
+}
+
+void Pinning::pop_last() {
+  if (pin_.is_mapped()) {
+    pin_.mapped_.erase(std::prev(pin_.mapped_.end()));
+  } else {
+    pin_.folios_.pop_back();
+  }
+}
 
 Attempt<void> Pinning::unpin_batch() {
   TwoStateHold hold;
   ATTEMPT_INTO(hold, inode_.pages_lock.add());
   for (uint64_t i = 0; i < kBatchPages && !empty(); ++i) {
-    Folio& folio = *pin_.folios_.back();
-    if (folio.locked) return restart_after(folio.changed, RestartReason::folio_locked);
+    const FolioRef page = last();
+    Folio& folio = *page;
+    if (folio.locked || folio.is_granting()) {
+      return restart_after(folio.changed, RestartReason::folio_locked);
+    }
     if (folio.writeback) return restart_after(folio.changed, RestartReason::writeback);
     const Attempt<void> unpinned = unpin(folio);
     if (!unpinned.ok()) return unpinned;
-    pin_.folios_.pop_back();
+    pop_last();
     note_progress();
   }
   return {};
@@ -184,7 +277,9 @@ Attempt<void> check_pin(FileContext& context, Inode& inode, const PinRequest& re
   if (inode.attr.is_directory()) return Error::is_a_directory;
   if (!inode.attr.is_regular()) return Error::invalid_argument;
   if (request.range.end > file_block_end(inode.attr.size)) return Error::beyond_eof;
-  if (request.kind == PinKind::read) return {};
+  const bool mapped = request.kind == PinKind::mapped;
+  CHECK(!mapped || (request.frames != nullptr && request.protect));
+  if (request.kind == PinKind::read || (mapped && !request.stores)) return {};
   if (!context.health.writable()) return Error::read_only_volume;
   if ((inode.attr.flags & (kInodeImmutable | kInodeAppendOnly)) != 0) return Error::not_permitted;
   return context.names.kill_privileges(inode.ino, request.kill_suid, stash.names);
@@ -215,6 +310,7 @@ Attempt<Ref<Pin>> begin_pin(FileContext& context, Inode& inode, const PinRequest
     ATTEMPT_OK(clear_pinned_tail(context, inode, request, stash.tail));
     TRY(stash.pin, context.pins.start(inode, request.range, request.kind, request.uid,
                                       context.inodes.now(), request.frames != nullptr));
+    if (stash.pin->is_mapped()) Pinning(context, inode, *stash.pin).begin_mapped(request);
   }
   Pinning pinning(context, inode, *stash.pin);
   while (!stash.error && !pinning.done()) {
@@ -233,6 +329,7 @@ Attempt<void> end_pin(FileContext& context, Pin& pin) {
   if (pin.inode() == nullptr) return {};
   const InodeRef inode(pin.inode());
   Pinning pinning(context, *inode, pin);
+  pinning.set_ending();
   while (!pinning.empty()) {
     const Attempt<void> batch = pinning.unpin_batch();
     if (!batch.ok()) return batch;
@@ -245,6 +342,35 @@ Attempt<void> end_pin(FileContext& context, Pin& pin) {
   }
   context.pins.finish(pin);
   return {};
+}
+
+void PinFaultStash::end_grant() {
+  if (granting) cache->end_grant(*granting);
+  granting.reset();
+}
+
+Attempt<void> fault_pinned(FileContext& context, Pin& pin, FileBlock index, PinAccess access,
+                           const std::function<void()>& grant, PinFaultStash& stash) {
+  if (stash.granted) {
+    stash.end_grant();
+    return {};
+  }
+  CHECK(pin.is_mapped() && pin.range.contains(index));
+  if (!stash.inode) {
+    if (pin.inode() == nullptr) return Error::bad_address;
+    stash.inode = InodeRef(pin.inode());
+    stash.cache = &context.cache;
+  }
+  Pinning pinning(context, *stash.inode, pin);
+  Attempt<FolioRef> page = access == PinAccess::load ? pinning.load(index, stash.fault)
+                                                     : pinning.store(index, stash.fault);
+  if (page.must_restart()) return page.restart();
+  stash.fault.reset();
+  if (page.failed()) return page.error();
+  stash.granting = std::move(page).value();
+  context.cache.begin_grant(*stash.granting);
+  stash.granted = true;
+  return restart_after_outside(grant);
 }
 
 }  // namespace fusefs

@@ -8,12 +8,22 @@
 //     end_pin     what has changed is an ordinary dirty page again, the rest is clean; pages in the
 //                 caller's frames move back or go
 //
+// A mapped range begins empty. Who maps it has nothing of it until he faults, and may store into a
+// page only after a fault for a store: pages come one by one, are dirty only when stored into, and
+// are written by everybody who writes dirty pages, from their frames.
+//
+//     load faults      fault_pinned: the page comes to its frame, pinned  --> may load
+//     store faults     fault_pinned: the write fault of any write; dirty  --> may store
+//     writeback        marked; `protect`: may load only; written. A store faults, and waits
+//     end_pin          as above
+//
 // No lock is held while a range is pinned: nobody waits for a pin. What becomes of pinned pages
 // when the file changes: pinned_range.h.
 //
 // Monitor held for every call.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 
@@ -32,6 +42,11 @@ struct PinRequest {
   // long as anybody uses one of them. Null: in the page cache.
   std::byte* frames = nullptr;
   std::shared_ptr<void> frames_owner;
+  // Of kind mapped, which needs frames as well: takes the right to store from everybody who maps
+  // pages of the range, and returns when it is gone. Called without the monitor, also for pages
+  // that nobody may store into. Lives until the pin has ended and what uses it has.
+  ProtectPages protect = {};
+  bool stores = true;  // of kind mapped: whether anybody may store at all
 };
 
 struct PinStash {
@@ -44,10 +59,10 @@ struct PinStash {
 };
 
 // Pins the range. A page may be pinned many times, but its frame is the one it has: with `frames`,
-// none of its pages may be pinned anywhere else.
+// none of its pages may be pinned anywhere else. A mapped range overlaps no other pin at all.
 //   Returns   the pin; it goes on, also without references, until end_pin()
 //   Restarts  as fault(), writeback, folio_locked, again (others are let in between batches)
-//   Errors    nothing is pinned: beyond_eof; too_busy (pinned in another frame); pin_limit,
+//   Errors    nothing is pinned: beyond_eof; too_busy (as above); pin_limit,
 //             pin_limit_per_user; no_memory (half of the page cache is promised to pins);
 //             invalid_argument, is_a_directory; no_space, read_only_volume, not_permitted (for
 //             writing); io_failed, device_gone, corrupt
@@ -56,7 +71,37 @@ Attempt<Ref<Pin>> begin_pin(FileContext& context, Inode& inode, const PinRequest
 
 // Ends it. Stores that come before the attempt that lets go of their page are part of the file.
 // Nothing to do for one that has ended.
-//   Restarts  two_state, folio_locked, writeback, memory (pages in the caller's frames), again
+//   Restarts  two_state, folio_locked (also while a right to a page is being granted), writeback,
+//             memory (pages in the caller's frames), again
 Attempt<void> end_pin(FileContext& context, Pin& pin);
+
+enum class PinAccess : uint8_t { load, store };
+
+// One fault. Destroyed half-way, what was being granted counts as granted.
+struct PinFaultStash {
+  PinFaultStash() = default;
+  PinFaultStash(const PinFaultStash&) = delete;
+  PinFaultStash& operator=(const PinFaultStash&) = delete;
+  ~PinFaultStash() { end_grant(); }
+  void end_grant();
+
+  InodeRef inode;
+  FaultStash fault;
+  PageCache* cache = nullptr;
+  FolioRef granting;
+  bool granted = false;
+};
+
+// A fault of somebody who maps `pin`, in page `index` of the file, which is in its range. When the
+// page is in its frame, and for a store dirty and not being written, `grant` is called, without the
+// monitor: it gives whoever has faulted the right to load, or to load and store. Nobody takes the
+// right back before it returns. Readers do not wait for it, only who cleans the page or ends the
+// pin.
+//   Restarts  as fault(); memory (dirty limit); folio_locked, writeback; outside
+//   Errors    nothing has been granted, and the page is as it was: no_space, pin_limit,
+//             pin_limit_per_user; beyond_eof; bad_address (the pin ends, or has ended);
+//             not_permitted (loads only); io_failed, device_gone, corrupt, read_only_volume
+Attempt<void> fault_pinned(FileContext& context, Pin& pin, FileBlock index, PinAccess access,
+                           const std::function<void()>& grant, PinFaultStash& stash);
 
 }  // namespace fusefs

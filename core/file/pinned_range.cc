@@ -76,7 +76,8 @@ uint64_t zero_page_sum() {
 void zero_bytes(Inode& inode, uint64_t pos, uint64_t end) {
   if (pos >= end) return;
   for_each_pinned(inode, {file_block_at(pos), file_block_end(end)}, [&](Folio& folio) {
-    if (folio.locked || (folio.writeback && !folio.is_storable())) return;
+    const bool changes = folio.is_storable() || folio.is_mapped();
+    if (folio.locked || (folio.writeback && !changes)) return;
     const uint64_t page_pos = file_pos(folio.index);
     const uint64_t from = std::max(pos, page_pos);
     const uint64_t to = std::min(end, page_pos + kPageBytes);
@@ -85,6 +86,46 @@ void zero_bytes(Inode& inode, uint64_t pos, uint64_t end) {
 }
 
 }  // namespace
+
+// ---- Mapped ----
+
+Restart protect_mapped(FileContext& context, const std::vector<FolioRef>& folios) {
+  struct Piece {
+    std::shared_ptr<const ProtectPages> protect;
+    FileRange range;
+  };
+  std::vector<Piece> pieces;
+  for (const FolioRef& folio : folios) {
+    if (!folio->is_mapped()) continue;
+    const FileRange page = file_range(folio->index, kOne);
+    const auto& protect = folio->pinned->protect;
+    ++context.pins.counters().protected_pages;
+    if (!pieces.empty() && pieces.back().protect == protect &&
+        pieces.back().range.end == page.first) {
+      pieces.back().range.end = page.end;
+    } else {
+      pieces.push_back({protect, page});
+    }
+  }
+  return restart_after_outside([pieces = std::move(pieces)] {
+    for (const Piece& piece : pieces) (*piece.protect)(piece.range);
+  });
+}
+
+Attempt<void> ProtectRange::run(FileContext& context, const Inode& inode, FileRange range) {
+  if (begun_) return {};
+  std::vector<FolioRef> storing;
+  FolioRef granting;
+  for_each_pinned(inode, range, [&](Folio& folio) {
+    if (!folio.is_mapped() || !folio.dirty) return;
+    if (folio.is_granting()) granting = FolioRef(&folio);
+    storing.emplace_back(&folio);
+  });
+  if (granting) return restart_after(granting->changed, RestartReason::folio_locked);
+  begun_ = true;
+  if (storing.empty()) return {};
+  return protect_mapped(context, storing);
+}
 
 uint64_t page_sum(const std::byte* frame, size_t valid) {
   if (valid == kPageBytes) return checksum({frame, kPageBytes});
@@ -142,6 +183,7 @@ Attempt<void> PinnedSharing::prepare(FileContext& context, Inode& from, FileRang
                                      FileBlock target, bool new_content, NodePins& pins) {
   const FileRange target_range = file_range(target, source.count());
   if (prepared_ || (from.mapping.pinned_count() == 0 && to.mapping.pinned_count() == 0)) return {};
+  if (new_content) ATTEMPT_OK(protect_.run(context, to, target_range));
   // The target may grow over pages that are beyond its end now.
   BlockCount lacking = count_lacking(from, source);
   for_each_pinned(to, target_range, [&](const Folio& folio) {
@@ -213,6 +255,7 @@ void PinnedSharing::reset() {
   content_ = AlignedBuffer();
   ticket_.reset();
   guard_.release();
+  protect_.reset();
   prepared_ = false;
 }
 

@@ -8,6 +8,9 @@
 //     block becomes shared,  a storable page owns the block for its next write; it is reserved
 //     or a hole              before anything changes
 //
+// Mapped pages are changed in the same way. Where they become clean by it, the right to store into
+// them is taken first.
+//
 // Monitor held for every call. The callers hold the inode's two-state lock, alone, unless told
 // otherwise.
 #pragma once
@@ -21,6 +24,22 @@ namespace fusefs {
 
 // Checksum of a page of which `valid` bytes count and the rest is taken as zeroes.
 uint64_t page_sum(const std::byte* frame, size_t valid);
+
+// Takes the right to store from who maps some of these, which ascend; outside, and nobody may grant
+// it meanwhile.
+Restart protect_mapped(FileContext& context, const std::vector<FolioRef>& folios);
+
+// Before mapped pages of `range` are made clean with other bytes than who maps them has stored:
+// takes the right to store from him. Holds until the inode's lock, alone, is let go.
+//   Restarts  folio_locked (a right is being granted), outside
+class ProtectRange {
+ public:
+  Attempt<void> run(FileContext& context, const Inode& inode, FileRange range);
+  void reset() { begun_ = false; }
+
+ private:
+  bool begun_ = false;
+};
 
 // Before the blocks of `range` become holes: brings `next` to what storable pages there will need.
 //   Restarts  space;  Errors  no_space: nothing has changed
@@ -42,8 +61,8 @@ class PinnedSharing {
  public:
   // Before `source` of `from` is shared with `target` of `to`. With `new_content` the target's
   // pinned pages will have the source's bytes: they are read. Requires the source settled.
-  //   Restarts  space, node_load, data_io;  Errors  no_space, io_failed, corrupt: nothing has
-  //   changed
+  //   Restarts  space, node_load, data_io, folio_locked, outside
+  //   Errors    no_space, io_failed, corrupt: nothing has changed
   Attempt<void> prepare(FileContext& context, Inode& from, FileRange source, Inode& to,
                         FileBlock target, bool new_content, NodePins& pins);
   // In the attempt that committed it for a part of the range.
@@ -54,6 +73,7 @@ class PinnedSharing {
   Attempt<void> read_content(FileContext& context, Inode& from, FileRange source, Inode& to,
                              FileBlock target, NodePins& pins);
 
+  ProtectRange protect_;
   Reservation next_;
   std::vector<FileBlock> pages_;  // of the target, pinned, ascending
   AlignedBuffer content_;         // one block for each

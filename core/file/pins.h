@@ -2,6 +2,7 @@
 // without asking: windows, and whoever else has memory that is a file.
 //
 //     begin_pin() --> pinned: frame(index) is the file's page --> end_pin() --> ended
+//                     mapped: is, as soon as fault_pinned() has brought it there
 //
 // What pins do and who meets them: docs/PINS.md. Here is who has which, and what that may amount
 // to.
@@ -19,7 +20,11 @@
 
 namespace fusefs {
 
-enum class PinKind : uint8_t { read, write };
+enum class PinKind : uint8_t {
+  read,
+  write,   // may be stored into at any moment
+  mapped,  // loads and stores fault (fault_pinned()); pages are pinned one by one
+};
 
 // What becomes of a storable page's dirtiness when it has been bounced.
 enum class PinnedPolicy : uint8_t {
@@ -45,6 +50,7 @@ struct PinStats {
   uint64_t bounced_bytes = 0;             // of these
   uint64_t compared_count = 0;            // pages that were looked at for it
   uint64_t redirtied_count = 0;           // times a page was clean and dirty again
+  uint64_t protected_pages = 0;           // times the right to store into a mapped page was taken
   uint64_t reservation_failed_count = 0;  // blocks for the next write that were not to be had
 };
 
@@ -63,9 +69,13 @@ class Pin final : public RefCounted {
   // Null when it has ended.
   Inode* inode() const { return inode_.get(); }
   // The memory of page `index`, which has been pinned. Stays the same until the pin ends.
-  std::byte* frame(FileBlock index) const { return folios_[(index - range.first).value()]->frame; }
-  // Pages from range.first up to here are pinned.
+  std::byte* frame(FileBlock index) const {
+    if (is_mapped()) return frames_ + block_bytes(index - range.first);
+    return folios_[(index - range.first).value()]->frame;
+  }
+  // Pages from range.first up to here are pinned; of a mapped range any may be.
   FileBlock pinned_end() const { return range.first + BlockCount(folios_.size()); }
+  bool is_mapped() const { return kind == PinKind::mapped; }
 
  private:
   friend class Pins;
@@ -83,7 +93,15 @@ class Pin final : public RefCounted {
         inode_(std::move(inode)) {}
 
   InodeRef inode_;
-  std::vector<FolioRef> folios_;
+  uint64_t bytes_ = 0;            // that it counts for
+  std::vector<FolioRef> folios_;  // in a row, from range.first on
+  bool ending_ = false;
+  // Of a mapped range.
+  std::map<FileBlock, FolioRef> mapped_;
+  std::byte* frames_ = nullptr;
+  std::shared_ptr<void> frames_owner_;
+  std::shared_ptr<const ProtectPages> protect_;
+  bool stores_ = false;
 };
 
 class Pins {
@@ -107,15 +125,20 @@ class Pins {
   const PinStats& stats();
   PinStats& counters() { return stats_; }
 
-  // Of pin.cc. A pin with nothing pinned yet; it counts as an opener of the inode.
-  //   Errors  pin_limit, pin_limit_per_user, no_memory
+  // Of pin.cc. A pin with nothing pinned yet; it counts as an opener of the inode. What is mapped
+  // overlaps no other pin, and counts by charge().
+  //   Errors  too_busy, pin_limit, pin_limit_per_user, no_memory
   Result<Ref<Pin>> start(Inode& inode, FileRange range, PinKind kind, uint32_t uid, Timestamp since,
                          bool external);
+  // Another page of a mapped range.
+  //   Errors  pin_limit, pin_limit_per_user
+  Result<void> charge(Pin& pin);
   // Requires that none of its pages is pinned any more.
   void finish(Pin& pin);
 
  private:
-  static uint64_t bytes_of(const Pin& pin) { return block_bytes(pin.range.count()); }
+  Result<void> check_limits(uint32_t uid, uint64_t bytes) const;
+  void count(Pin& pin, uint64_t bytes);
 
   PageCache& cache_;
   std::map<uint64_t, Ref<Pin>> pins_;

@@ -219,6 +219,7 @@ Attempt<void> set_size(FileContext& context, Inode& inode, uint64_t size, bool k
     stash.cursor = keep_end;
     stash.phase = Phase::cutting;
   }
+  ATTEMPT_OK(stash.protect.run(context, inode, {keep_end, kFileBlocksEnd}));
   ATTEMPT_OK(drop_folios(context, inode, {keep_end, kFileBlocksEnd}));
   if (keeps_orphan_item(inode)) {
     // Already an orphan for being unlinked: a crash removes the whole inode. Only the size is set.
@@ -283,6 +284,7 @@ Attempt<void> fallocate_range(FileContext& context, Inode& inode, FallocateMode 
   if (stash.phase == Phase::cutting) {
     const Phase next = mode == FallocateMode::zero_range ? Phase::allocating : Phase::finishing;
     if (whole.first < whole.end) {
+      ATTEMPT_OK(stash.protect.run(context, inode, whole));
       ATTEMPT_OK(drop_folios(context, inode, whole));
       ATTEMPT_OK(cut_blocks(context, inode, whole.end, std::nullopt, next, stash));
     }

@@ -14,6 +14,7 @@
 #pragma once
 
 #include "core/file/file_context.h"
+#include "core/file/pinned_range.h"
 #include "core/file/tail.h"
 
 namespace fusefs {
@@ -26,6 +27,7 @@ struct ShapeStash {
   TailStash tail;
   Reservation reservation;
   Reservation next;                     // for storable pages whose blocks go
+  ProtectRange protect;                 // mapped pages whose blocks go
   std::optional<BlockRange> allocated;  // handed out, not committed
   Space* space = nullptr;               // where `allocated` goes back to
   FileBlock cursor;                     // cut up to here

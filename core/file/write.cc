@@ -81,14 +81,17 @@ using Phase = Buffered::Phase;
 
 Buffered& piece_of(WriteStash& stash) { return static_cast<Buffered&>(*stash.work); }
 
-// Too much is dirty: wait, with nothing held. With a device that takes nothing any more, fail.
-Attempt<void> throttle(FileContext& context) {
+}  // namespace
+
+Attempt<void> throttle_dirtier(FileContext& context) {
   if (!context.cache.over_dirty_limit()) return {};
   if (!context.health.writable()) return Error::read_only_volume;
   if (context.failed_runs_in_row >= kFailedRunsMax) return Error::io_failed;
   context.cache.note_throttled();
   return restart_after(context.cache.dirty_shrunk(), RestartReason::memory);
 }
+
+namespace {
 
 Attempt<void> plan_piece(FileContext& context, Inode& inode, const WriteRequest& request,
                          WriteStash& stash) {
@@ -99,7 +102,7 @@ Attempt<void> plan_piece(FileContext& context, Inode& inode, const WriteRequest&
     if (may_clear_tail(inode, stash.tail)) {
       ATTEMPT_OK(clear_tail_before(context, inode, pos, Growth::memory, stash.tail));
     }
-    ATTEMPT_OK(throttle(context));
+    ATTEMPT_OK(throttle_dirtier(context));
   }
   TRY(const uint64_t left, clip_write(pos, request.data.size() - stash.done));
   const FileBlock first = file_block_at(pos);

@@ -114,6 +114,9 @@ Attempt<void> check_write(FileContext& context, Inode& inode, const WriteRequest
 // How many bytes a write of `len` at `pos` may have.
 //   Errors  file_too_large
 Result<uint64_t> clip_write(uint64_t pos, uint64_t len);
+// Before pages are made dirty, with nothing held: waits while too much is dirty.
+//   Restarts  memory;  Errors  read_only_volume, io_failed: the device takes nothing any more
+Attempt<void> throttle_dirtier(FileContext& context);
 // The contents have changed now.
 void touch_contents(FileContext& context, Inode& inode);
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/file/pinned_range.h"
 #include "core/file/writeback_run.h"
 
 namespace fusefs {
@@ -36,7 +37,7 @@ Attempt<std::vector<FolioRef>> gather_run(Inode& inode, const WritebackStash& st
   while (folios.size() < kWritebackRunBytes / kPageBytes) {
     FolioRef folio = inode.mapping.next_dirty(at);
     if (!folio || folio->index >= stash.state->end) break;
-    if (folio->locked) {
+    if (folio->locked || folio->is_granting()) {
       if (!folios.empty()) break;
       return restart_after(folio->changed, RestartReason::folio_locked);
     }
@@ -138,7 +139,9 @@ Attempt<bool> begin_run(FileContext& context, Inode& inode, WritebackStash& stas
   stash.cursor = folios.back()->index + kOne;
   stash.hold = std::move(hold);
   state.folios = std::move(folios);
-  state.phase = Phase::allocating;
+  const bool mapped = std::any_of(state.folios.begin(), state.folios.end(),
+                                  [](const FolioRef& folio) { return folio->is_mapped(); });
+  state.phase = mapped ? Phase::protecting : Phase::allocating;
   return true;
 }
 
@@ -179,6 +182,10 @@ uint64_t disk_size_after(const Inode& inode, const State& state) {
 
 Attempt<void> advance_run(FileContext& context, Inode& inode, WritebackStash& stash) {
   State& state = *stash.state;
+  if (state.phase == Phase::protecting) {
+    state.phase = Phase::allocating;
+    return protect_mapped(context, state.folios);
+  }
   if (state.phase == Phase::copying) {
     state.phase = Phase::planning;
     ATTEMPT_OK(copy_storable(state));

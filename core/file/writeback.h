@@ -1,6 +1,8 @@
 // Writeback: dirty folios to the device, in large runs, and the commit that shows them.
 //
-//   1. a run of dirty folios, ascending in the file: marked writeback (stable from here)
+//   1. a run of dirty folios, ascending in the file: marked writeback (stable from here; mapped
+//      pages as soon as who maps them cannot store into them any more, which is seen to outside
+//      the monitor)
 //   2. extents: in place where private; new blocks near the last extent otherwise, as few and
 //      large as free space allows
 //   3. device writes; wait

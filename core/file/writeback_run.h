@@ -1,7 +1,8 @@
 // One run of writeback: what writeback.cc and bounce.cc share. Nobody else includes it.
 //
-//     ordinary   walking ----------------------------> allocating -> writing -> committing
-//     bounced    walking --> copying --> planning --------^
+//     ordinary   walking -------------+--------------> allocating -> writing -> committing
+//     mapped                          +--> protecting -----^
+//     bounced    walking --> copying --> planning ---------^
 //
 // Monitor held for every call.
 #pragma once
@@ -39,6 +40,7 @@ struct WritebackStash::State {
 
   enum class Phase : uint8_t {
     walking,
+    protecting,
     copying,
     planning,
     allocating,

@@ -31,6 +31,11 @@
 //
 // Storable folios are not among those that next_dirty() finds, and do not count as dirty memory.
 //
+// A pinned page may be mapped instead: each load and store of who has it faults, until it is granted
+// the right to go on without. It is then an ordinary page that is clean, dirty or under writeback:
+//
+//      clean, loads only --fault: dirty, store granted--> dirty --> writeback, protected --> written
+//
 // Invariants:
 //   (1) A dirty folio over a hole or a shared extent owns one reserved block: writing it cannot
 //       meet ENOSPC. Over a private extent, written or not, it goes in place and owns none.
@@ -45,10 +50,13 @@
 //       Only a shared block's is detached when its block has no other owner left (shared_blocks.h);
 //       unlocking it and marking it uptodate are still in order.
 //   (6) A pinned folio is uptodate and stays in its mapping.
+//   (7) Who maps a page may store into it only while it is dirty, or under writeback and not
+//       protected yet. Nobody cleans a page while a right to it is being granted.
 //
 // Monitor held for every call.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 
@@ -61,6 +69,9 @@ namespace fusefs {
 
 class Mapping;
 class PageCache;
+
+// Takes the right to store from whoever maps pages of the range. Called without the monitor.
+using ProtectPages = std::function<void(FileRange)>;
 
 class Folio : public RefCounted {
  public:
@@ -89,11 +100,15 @@ class Folio : public RefCounted {
     // Without a value it is not known. The frame may have changed since; this says whether.
     std::optional<uint64_t> device_sum;
     std::shared_ptr<void> frame_owner;  // the frame is somebody else's, kept by this
+    std::shared_ptr<const ProtectPages> protect;  // of a mapped page
+    uint32_t granting = 0;                        // rights to load or store that are on their way
   };
   std::unique_ptr<Pinned> pinned;  // null unless pinned, or in a frame of somebody else's
   bool is_pinned() const { return pinned && pinned->read_count + pinned->write_count != 0; }
   bool is_storable() const { return pinned && pinned->write_count != 0; }
   bool is_external() const { return pinned && pinned->frame_owner; }
+  bool is_mapped() const { return pinned && pinned->protect; }
+  bool is_granting() const { return pinned && pinned->granting != 0; }
 
   Bytes bytes() const { return {frame, kPageBytes}; }
 

@@ -189,6 +189,11 @@ class PageCache {
   // it back to them if it is `dirty` still.
   void pin(Folio& folio, bool for_writing);
   void unpin(Folio& folio, bool for_writing);
+  // The same for the one pin of a page that is mapped, until unpin(folio, false). Between
+  // begin_grant() and end_grant() somebody is given a right to it: nobody cleans or unpins it.
+  void pin_mapped(Folio& folio, std::shared_ptr<const ProtectPages> protect);
+  void begin_grant(Folio& folio);
+  void end_grant(Folio& folio);
   // A copy of the frame is about to be written, and nobody else writes the block meanwhile.
   // Requires a storable folio, not locked.
   void begin_bounce(Folio& folio);

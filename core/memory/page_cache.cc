@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "core/engine/lock_checker.h"
 #include "core/memory/mapping.h"
@@ -246,7 +247,7 @@ void PageCache::begin_writethrough(Folio& folio) {
   if (lock_checking) {
     LockChecker::instance().ask_and_take(LockClass::writeback_mark, &folio.changed);
   }
-  CHECK(!folio.is_storable());
+  CHECK(!folio.is_storable() && !folio.is_granting());
   end_read_ahead(folio, true);
   if (folio.dirty) {
     count_dirty(folio, false);
@@ -292,6 +293,7 @@ void PageCache::pin(Folio& folio, bool for_writing) {
 
 void PageCache::unpin(Folio& folio, bool for_writing) {
   CHECK(folio.is_pinned() && folio.mapping != nullptr);
+  CHECK(!folio.is_granting());
   if (for_writing && folio.pinned->write_count == 1) CHECK(!folio.writeback);
   --(for_writing ? folio.pinned->write_count : folio.pinned->read_count);
   folio.mapping->set_pins(folio);
@@ -301,9 +303,27 @@ void PageCache::unpin(Folio& folio, bool for_writing) {
   }
   if (!folio.is_pinned()) {
     --pinned_pages_;
+    folio.pinned->protect.reset();
     if (!folio.is_external()) folio.pinned.reset();
   }
   settle(folio);
+}
+
+void PageCache::pin_mapped(Folio& folio, std::shared_ptr<const ProtectPages> protect) {
+  CHECK(!folio.is_pinned() && protect != nullptr);
+  pin(folio, false);
+  folio.pinned->protect = std::move(protect);
+}
+
+void PageCache::begin_grant(Folio& folio) {
+  CHECK(folio.is_mapped());
+  ++folio.pinned->granting;
+}
+
+void PageCache::end_grant(Folio& folio) {
+  CHECK(folio.is_granting());
+  --folio.pinned->granting;
+  folio.changed.wake_all();
 }
 
 void PageCache::begin_bounce(Folio& folio) {

@@ -170,6 +170,7 @@ constexpr StatEntry kPins[] = {
     {"pins.bounced_count", integer, counter, "runs of copies of them written together"},
     {"pins.bounced_bytes", integer, counter, "written by them"},
     {"pins.redirtied_count", integer, counter, "pages that were clean and dirty again"},
+    {"pins.protected_pages", integer, counter, "times that a mapped page was protected from stores"},
     {"pins.reservation_failed_count", integer, counter, "without space for their next write"},
 };
 

@@ -1,6 +1,9 @@
 // A pinned range in a simulated volume, somebody who stores into it whenever he gets the chance,
 // and what the pages have looked like.
 //
+// Or a mapped range, and somebody whose loads and stores fault: a simulated MMU says what he may do
+// with each page. It checks all the time that he may store into no page that could be clean.
+//
 // A state of a page is one word for each of its sectors: sectors hold one word repeated. All that a
 // page has looked like is remembered, so that what a clone, a read or the device has after a power
 // cut can be found in it. A page that is a mixture of two states is none of them.
@@ -8,6 +11,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdint>
 #include <cstring>
 #include <memory>
 #include <optional>
@@ -99,7 +103,10 @@ class PageHistory {
   std::vector<size_t> durable_;
 };
 
-// Pins a range of a file for writing and stores into it, by itself or when it is told to.
+enum class PageRight : uint8_t { none, load, store };
+
+// Pins a range of a file for writing, or maps it, and stores into it, by itself or when it is told
+// to.
 class Pinner {
  public:
   Pinner(SimVolume& sim, const InodeRef& inode, FileRange range, PageHistory& history)
@@ -115,8 +122,19 @@ class Pinner {
     const auto pages = static_cast<size_t>(block_bytes(range_.count()));
     frames_ = std::make_shared<AlignedBuffer>(pages);
   }
+  // Stores fault.
+  void use_faults() {
+    use_frames();
+    rights_.assign(range_.count().value(), PageRight::none);
+  }
+  bool is_mapped() const { return !rights_.empty(); }
   Result<void> pin() {
-    PinRequest request{range_, PinKind::write, 1000, false, nullptr, nullptr};
+    PinRequest request;
+    request.range = range_;
+    request.kind = is_mapped() ? PinKind::mapped : PinKind::write;
+    request.uid = 1000;
+    request.stores = stores_allowed_;
+    if (is_mapped()) request.protect = [this](FileRange range) { protect(range); };
     if (frames_) {
       request.frames = frames_->data();
       request.frames_owner = frames_;
@@ -153,17 +171,32 @@ class Pinner {
     const FileBlock page = range_.first + BlockCount(random_.below(range_.count().value()));
     store(page.value());
   }
+  // Of a mapped page, faults until it may.
   void store(uint64_t page) {
-    observe(page);
-    put_sector(pin_->frame(FileBlock(page)), random_.below(kPinSectors), ++serial_);
-    ++stores_;
-    observe(page);
+    while (is_mapped() && right(page) != PageRight::store) {
+      REQUIRE(fault(page, PinAccess::store).ok());
+    }
+    store_now(page);
   }
+  // One fault of a mapped page.
+  Result<void> fault(uint64_t page, PinAccess access) {
+    auto stash = std::make_unique<PinFaultStash>();
+    const Result<void> faulted =
+        sim_.world().run([&] { return fault_attempt(page, access, *stash); });
+    sim_.world().inside([&] { stash.reset(); });
+    return faulted;
+  }
+  PageRight right(uint64_t page) const { return rights_[page - range_.first.value()]; }
+  uint64_t faults() const { return faults_; }
   void store_all() {
     for (FileBlock at = range_.first; at < range_.end; ++at) store(at.value());
   }
   uint64_t stores() const { return stores_; }
   std::byte* frame(uint64_t page) { return pin_->frame(FileBlock(page)); }
+  // Loads only.
+  void forbid_stores() { stores_allowed_ = false; }
+  Pin& pinned() { return *pin_; }
+  std::weak_ptr<AlignedBuffer> frames() const { return frames_; }
 
   // Stores all the time until stop(), between whatever else happens.
   void start() {
@@ -174,14 +207,16 @@ class Pinner {
     auto count = std::make_shared<uint64_t>(0);
     auto alarm = std::make_shared<Scheduler::TimerId>(0);
     sim_.world().spawn(
-        [this, running, timer = timer_, ended = ended_, count, alarm]() -> Attempt<void> {
+        [this, running, timer = timer_, ended = ended_, count, alarm,
+         fault = std::make_shared<FaultUnderWay>()]() -> Attempt<void> {
           Scheduler& scheduler = sim_.world().scheduler();
           scheduler.cancel_timer(*alarm);  // it may not have been what has woken us
-          if (!*running) {
+          if (!*running && !fault->begun) {
             *ended = true;
             return {};
           }
-          store();
+          const Attempt<void> stored = store_or_fault(*fault);
+          if (stored.must_restart()) return stored;
           Operation::current()->note_progress();
           // Dense at first; what lasts for seconds would take for ever otherwise.
           const uint64_t delay_ns = random_.below(++*count < 500 ? 20'000 : 20'000'000);
@@ -200,11 +235,80 @@ class Pinner {
 
   // What the pages look like now, if it is known to nobody yet.
   void observe() {
+    check_rights();
     for (FileBlock at = range_.first; at < range_.end; ++at) observe(at.value());
   }
 
  private:
+  struct FaultUnderWay {
+    bool begun = false;
+    uint64_t page = 0;
+    PinAccess access = PinAccess::store;
+    std::unique_ptr<PinFaultStash> stash;
+  };
+
+  void store_now(uint64_t page) {
+    observe(page);
+    put_sector(pin_->frame(FileBlock(page)), random_.below(kPinSectors), ++serial_);
+    ++stores_;
+    observe(page);
+  }
+  // A store into any page, or the fault that has to come before it.
+  Attempt<void> store_or_fault(FaultUnderWay& fault) {
+    if (!fault.begun) {
+      fault.page = (range_.first + BlockCount(random_.below(range_.count().value()))).value();
+      if (!is_mapped() || right(fault.page) == PageRight::store) {
+        store_now(fault.page);
+        return {};
+      }
+      fault.access = random_.chance(0.3) ? PinAccess::load : PinAccess::store;
+      fault.stash = std::make_unique<PinFaultStash>();
+      fault.begun = true;
+    }
+    const Attempt<void> faulted = fault_attempt(fault.page, fault.access, *fault.stash);
+    if (faulted.must_restart()) return faulted;
+    fault.stash.reset();
+    fault.begun = false;
+    // The right may have been taken back already: then it faults again some time.
+    if (right(fault.page) == PageRight::store) store_now(fault.page);
+    return {};
+  }
+  Attempt<void> fault_attempt(uint64_t page, PinAccess access, PinFaultStash& stash) {
+    check_rights();
+    return fault_pinned(
+        sim_.files(), *pin_, FileBlock(page), access, [=, this] { grant(page, access); }, stash);
+  }
+  // Without the monitor, as protect().
+  void grant(uint64_t page, PinAccess access) {
+    PageRight& right = rights_[page - range_.first.value()];
+    if (access == PinAccess::store) {
+      right = PageRight::store;
+    } else if (right == PageRight::none) {
+      right = PageRight::load;
+    }
+    ++faults_;
+  }
+  void protect(FileRange range) {
+    for (FileBlock at = range.first; at < range.end; ++at) {
+      PageRight& right = rights_[(at - range_.first).value()];
+      if (right != PageRight::store) continue;
+      if (random_.chance(0.5)) store_now(at.value());  // the last one
+      right = PageRight::load;
+    }
+  }
+  // Who may store into a page without a fault stores into one that will be written.
+  void check_rights() {
+    for (FileBlock at = range_.first; is_mapped() && at < range_.end; ++at) {
+      if (right(at.value()) != PageRight::store) continue;
+      const FolioRef folio = inode_->mapping.find(at);
+      if (!folio || !folio->is_mapped() || !(folio->dirty || folio->writeback)) {
+        CAPTURE(at.value());
+        FAIL("a page that may be stored into, and that nobody will write");
+      }
+    }
+  }
   void observe(uint64_t page) {
+    if (is_mapped() && right(page) == PageRight::none) return;
     const auto state = state_of(pin_->frame(FileBlock(page)));
     if (!state) FAIL("a torn page");
     history_.add(page, *state);
@@ -222,6 +326,9 @@ class Pinner {
   std::shared_ptr<Waitable> timer_;
   uint64_t serial_ = 1'000'000;
   uint64_t stores_ = 0;
+  bool stores_allowed_ = true;
+  std::vector<PageRight> rights_;  // of each page of a mapped range
+  uint64_t faults_ = 0;
 };
 
 // A file of `pages` pages on the device and nowhere else, page i of states {first + i, ...}.

@@ -54,7 +54,16 @@ class Storm {
     const FileRange range{FileBlock(first), FileBlock(random_.between(first + 1, kPages))};
     file.pinner = std::make_unique<Pinner>(sim_, file.inode, range, file.history);
     file.pinner->set_serial(next_word());
-    if (random_.chance(0.5)) file.pinner->use_frames();
+    switch (random_.below(3)) {
+      case 0:
+        file.pinner->use_frames();
+        break;
+      case 1:
+        file.pinner->use_faults();
+        break;
+      default:
+        break;
+    }
     REQUIRE(file.pinner->pin().ok());
     file.pinner->start();
   }
@@ -173,6 +182,7 @@ class Storm {
     const SimDevice::FaultId id = sim_.device().add_fault(fault);
     CHECK_FALSE(fusefs::fsync(sim_, file.inode).ok());
     sim_.device().remove_fault(id);
+    sim_.world().run_for(kNsPerSecond / 100);  // what the flusher has at the device
     REQUIRE(fusefs::fsync(sim_, file.inode, &file.history).ok());
   }
 

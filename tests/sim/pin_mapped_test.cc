@@ -1,0 +1,447 @@
+// Mapped pins: pages come by faults, are stored into between a fault and their writeback, and are
+// written only if they have been. The simulated MMU of the rig checks at every step that nobody may
+// store into a page that could be clean.
+#include <cstring>
+
+#include "tests/sim/pin_meeting.h"
+
+#include <doctest/doctest.h>
+
+namespace fusefs {
+namespace {
+
+void for_each_meeting(uint64_t seeds, const std::function<void(Meeting&)>& body) {
+  for_each_seed(seeds, [&](const TestSeed& seed) {
+    Meeting meeting(seed, {}, Held::mapped);
+    body(meeting);
+  });
+}
+
+uint64_t written_pages(SimVolume& sim) { return sim.files().stats.writeback_bytes / kPageBytes; }
+
+TEST_CASE("a mapped page comes by a fault, and only those that are stored into are written") {
+  for_each_seed(4, [](const TestSeed& seed) {
+    SimVolume sim(seed);
+    PageHistory history(kPages);
+    InodeRef inode = pinnable_file(sim, "file", kPages, 1, &history);
+    Pinner pinner(sim, inode, kRange, history);
+    pinner.use_faults();
+    REQUIRE(pinner.pin().ok());
+    CHECK(inode->mapping.pinned_count() == 0);
+    for (uint64_t page = 2; page < 10; ++page) {
+      REQUIRE(pinner.fault(page, PinAccess::load).ok());
+      CHECK(pinner.right(page) == PageRight::load);
+      CHECK(state_of(pinner.frame(page)) == history.last(page));
+    }
+    CHECK(inode->mapping.pinned_count() == kRange.count().value());
+    CHECK(inode->mapping.dirty_count() == 0);
+    const uint64_t before = written_pages(sim);
+    REQUIRE(fsync(sim, inode, &history).ok());
+    CHECK(written_pages(sim) == before);
+
+    pinner.store(3);
+    pinner.store(7);
+    CHECK(inode->mapping.dirty_count() == 2);
+    const std::vector<size_t> since = history.now();
+    history.require(sim.read_all(*inode), since);
+    REQUIRE(fsync(sim, inode, &history).ok());
+    CHECK(written_pages(sim) == before + 2);
+    CHECK(pinner.right(3) == PageRight::load);
+    CHECK(inode->mapping.dirty_count() == 0);
+    CHECK(sim.files().pins.stats().protected_pages == 2);
+    CHECK(sim.files().pins.stats().compared_count == 0);
+    pinner.forget();
+    sim.world().inside([&] { inode.reset(); });
+    SimVolume again(seed, {}, sim.power_cut());
+    history.require(again.read_all(*again.lookup("file")), history.durable());
+  });
+}
+
+TEST_CASE("the flusher writes mapped pages as any others, and stores fault again after it") {
+  for_each_meeting(4, [](Meeting& m) {
+    m.sim.world().run_for(5 * kNsPerSecond);
+    CHECK(m.inode->mapping.dirty_count() == 0);
+    for (uint64_t page = 2; page < 10; ++page) CHECK(m.pinner->right(page) == PageRight::load);
+    m.history.made_durable(m.history.now());
+    REQUIRE(fsync(m.sim, m.inode).ok());
+    const uint64_t faults = m.pinner->faults();
+    m.pinner->store(4);
+    CHECK(m.pinner->faults() == faults + 1);
+    m.require_now(m.history.now());
+    m.require_after_cut();
+  });
+}
+
+TEST_CASE("fsync of a mapped range that is stored into all the time ends, and is durable") {
+  for_each_meeting(6, [](Meeting& m) {
+    const uint64_t stores = m.stores_during([&] {
+      for (int i = 0; i < 8; ++i) REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+    });
+    CHECK(stores > 0);
+    m.require_after_cut();
+  });
+}
+
+TEST_CASE("truncate below a mapped page: stores there fail, and growing again shows zeroes") {
+  for_each_meeting(4, [](Meeting& m) {
+    REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+    m.pinner->store_all();
+    const std::vector<size_t> since = m.history.now();
+    m.pinner->start();
+    REQUIRE(m.sim.truncate(*m.inode, 6 * kPageBytes).ok());
+    m.sim.world().run_for(kNsPerSecond / 100);
+    m.pinner->stop();
+    for (uint64_t page = 6; page < 10; ++page) {
+      CHECK(state_of(m.pinner->frame(page)) == PageState{});
+      CHECK(m.pinner->fault(page, PinAccess::store).error() == Error::beyond_eof);
+      CHECK(m.pinner->fault(page, PinAccess::load).ok());
+    }
+    CHECK(m.inode->mapping.dirty_count() <= 4);
+    REQUIRE(m.sim.truncate(*m.inode, kPages * kPageBytes).ok());
+    for (uint64_t page = 6; page < kPages; ++page) m.history.add(page, {});
+    m.require_now(since);
+    m.stores_during([&] { REQUIRE(fsync(m.sim, m.inode, &m.history).ok()); });
+    m.require_after_cut();
+  });
+}
+
+TEST_CASE("punch and zero range under mapped pages: zeroes at once, and clean until a store") {
+  for_each_meeting(4, [](Meeting& m) {
+    const auto mode = m.seed.seed % 2 == 0 ? FallocateMode::punch_hole : FallocateMode::zero_range;
+    REQUIRE(m.sim.fallocate(*m.inode, mode, 4 * kPageBytes, 3 * kPageBytes, true).ok());
+    for (uint64_t page = 4; page < 7; ++page) {
+      CHECK(state_of(m.pinner->frame(page)) == PageState{});
+      CHECK(m.pinner->right(page) != PageRight::store);
+    }
+    m.pinner->observe();
+    REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+    const std::vector<size_t> since = m.history.now();
+    m.stores_during([&] {
+      for (uint64_t page = 6; page < 8; ++page) m.history.add(page, {});
+      REQUIRE(m.sim.fallocate(*m.inode, mode, 6 * kPageBytes, 2 * kPageBytes, true).ok());
+    });
+    m.require_now(since);
+    m.stores_during([&] { REQUIRE(fsync(m.sim, m.inode, &m.history).ok()); });
+    m.require_after_cut();
+  });
+}
+
+TEST_CASE("a clone of mapped pages never sees later stores, which fault and reserve") {
+  for_each_meeting(6, [](Meeting& m) {
+    Inode& copy = m.create("clone");
+    const std::vector<size_t> since = m.history.now();
+    m.stores_during([&] { REQUIRE(m.sim.clone(*m.inode, 0, copy, 0, kPages * kPageBytes).ok()); });
+    const Content snapshot = m.sim.read_all(copy);
+    m.history.require(snapshot, since);
+    std::byte* const frame = m.pinner->frame(3);
+    const std::vector<size_t> after = m.history.now();
+    for (int i = 0; i < 3; ++i) {
+      m.stores_during([&] { REQUIRE(fsync(m.sim, m.inode, &m.history).ok()); });
+      m.pinner->store_all();
+      CHECK(m.sim.read_all(copy) == snapshot);
+    }
+    CHECK(m.inode->mapping.find(FileBlock(3))->frame == frame);
+    m.require_now(after);
+    REQUIRE(m.pinner->unpin().ok());
+    settle(m.sim);
+    CHECK(m.sim.read_all(copy) == snapshot);
+    m.history.require(m.sim.read_all(*m.inode), m.history.now());
+    CHECK(m.inode->delayed_blocks == BlockCount(0));
+  });
+}
+
+TEST_CASE("a clone into mapped pages: they have its bytes, clean, and are the file's own to store") {
+  for_each_meeting(4, [](Meeting& m) {
+    PageHistory other_history(kPages);
+    m.others.push_back(pinnable_file(m.sim, "other", kPages, 900, &other_history));
+    Inode& other = *m.others.back();
+    for (uint64_t page = 0; page < kPages; ++page) m.will_be(page, page + 1, 900 + page);
+    const std::vector<size_t> since = m.history.now();
+    m.pinner->store_all();
+    REQUIRE(m.sim.clone(other, 0, *m.inode, 0, kPages * kPageBytes).ok());
+    for (uint64_t page = 2; page < 10; ++page) {
+      CHECK(state_of(m.pinner->frame(page)) == other_history.last(page));
+    }
+    CHECK(m.inode->mapping.dirty_count() == 0);
+    m.pinner->observe();
+    m.require_now(since);
+    m.stores_during([&] {
+      for (uint64_t page = 0; page < kPages; ++page) m.will_be(page, page + 1, 900 + page);
+      REQUIRE(m.sim.clone(other, 0, *m.inode, 0, kPages * kPageBytes).ok());
+      REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+    });
+    other_history.require(m.sim.read_all(other), other_history.now());
+    m.require_after_cut();
+  });
+}
+
+TEST_CASE("dedupe and unshare of mapped pages lose no store") {
+  for_each_meeting(4, [](Meeting& m) {
+    const bool mapped_is_source = m.seed.seed % 2 == 0;
+    Inode& twin = m.create("twin");
+    settle(m.sim);  // nothing changes any more without a fault
+    const Content content = m.sim.read_all(*m.inode);
+    write(m.sim, twin, 0, content, How::direct);
+    settle(m.sim);
+    Inode& from = mapped_is_source ? *m.inode : twin;
+    Inode& to = mapped_is_source ? twin : *m.inode;
+    const Deduped result = dedupe(m.sim, from, 0, to, 0, content.size());
+    REQUIRE(result.same_bytes.ok());
+    CHECK(result.shared == content.size());
+    const std::vector<size_t> since = m.history.now();
+    m.stores_during([&] {
+      REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+      REQUIRE(dedupe(m.sim, from, 0, to, 0, content.size()).same_bytes.ok());
+      REQUIRE(unshare(m.sim, *m.inode, 0, 0, false).ok());
+    });
+    CHECK(m.sim.read_all(twin) == content);
+    m.require_now(since);
+    REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+    m.require_after_cut();
+  });
+}
+
+TEST_CASE("writes of every kind over mapped pages are in their frames, and stay there") {
+  for_each_meeting(4, [](Meeting& m) {
+    uint64_t word = 5000;
+    for (const How how : {How::buffered, How::direct, How::dsync, How::sync, How::mapped}) {
+      PageState state;
+      state.fill(++word);
+      const Content data = pages_of({state, state, state});
+      const uint64_t first = 1 + word % 8;
+      m.pinner->store_all();
+      m.history.add(first, state);
+      m.history.add(first + 1, state);
+      m.history.add(first + 2, state);
+      const std::vector<size_t> since = m.history.now();
+      write(m.sim, *m.inode, first * kPageBytes, data, how);
+      CHECK(m.inode->mapping.pinned_count() == kRange.count().value());
+      m.require_now(since);
+      for (uint64_t page = first; page < first + 3; ++page) m.history.add(page, state);
+      m.stores_during([&] { write(m.sim, *m.inode, first * kPageBytes, data, how); });
+      m.require_now(since);
+    }
+    REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+    m.require_after_cut();
+  });
+}
+
+TEST_CASE("without space a store into a hole or a shared page fails at its fault, and only there") {
+  for_each_meeting(4, [](Meeting& m) {
+    Inode& copy = m.create("clone");
+    REQUIRE(m.sim.clone(*m.inode, 0, copy, 0, 6 * kPageBytes).ok());
+    REQUIRE(m.sim.fallocate(*m.inode, FallocateMode::punch_hole, 8 * kPageBytes, kPageBytes, true)
+                .ok());
+    m.pinner->observe();
+    REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+    settle(m.sim);
+    Reservation all = take_space(m.sim);
+    const std::vector<size_t> since = m.history.now();
+    for (const uint64_t page : {uint64_t{3}, uint64_t{5}, uint64_t{8}}) {
+      CHECK(m.pinner->fault(page, PinAccess::store).error() == Error::no_space);
+      CHECK(m.pinner->right(page) == PageRight::load);
+      CHECK(m.pinner->fault(page, PinAccess::load).ok());
+      CHECK(state_of(m.pinner->frame(page)) == m.history.last(page));
+    }
+    m.pinner->store(6);  // in place
+    REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+    m.require_now(since);
+    m.sim.world().inside([&] { all.release(); });
+    m.pinner->store_all();
+    all = take_space(m.sim);
+    REQUIRE(fsync(m.sim, m.inode, &m.history).ok());  // what has been stored has its blocks
+    m.sim.world().inside([&] { all.release(); });
+    m.require_after_cut();
+  });
+}
+
+TEST_CASE("a device that refuses mapped pages: fsync says so, nothing is lost, stores go on") {
+  for_each_meeting(4, [](Meeting& m) {
+    SimFault fault;
+    fault.kind = IoKind::write;
+    fault.addr_first = block_addr(m.sim.volume().space().data_first());
+    fault.error = Error::io_failed;
+    const SimDevice::FaultId id = m.sim.device().add_fault(fault);
+    m.stores_during([&] { CHECK_FALSE(fsync(m.sim, m.inode).ok()); });
+    m.pinner->store_all();
+    m.require_now(m.history.now());
+    m.sim.device().remove_fault(id);
+    m.sim.world().run_for(kNsPerSecond / 100);  // what the flusher has at the device
+    m.stores_during([&] { REQUIRE(fsync(m.sim, m.inode, &m.history).ok()); });
+    m.require_after_cut();
+  });
+}
+
+TEST_CASE("mapped pages count for the limits one by one, and a mapped range has no other pins") {
+  for_each_seed(3, [](const TestSeed& seed) {
+    SimVolume sim(seed);
+    PageHistory history(kPages);
+    const InodeRef inode = pinnable_file(sim, "file", kPages, 1, &history);
+    sim.files().pins.bytes_max_per_user = 3 * kPageBytes;
+    Pinner pinner(sim, inode, kRange, history);
+    pinner.use_faults();
+    REQUIRE(pinner.pin().ok());
+    pinner.store(2);
+    pinner.store(9);
+    REQUIRE(pinner.fault(4, PinAccess::load).ok());
+    for (const PinAccess access : {PinAccess::load, PinAccess::store}) {
+      CHECK(pinner.fault(5, access).error() == Error::pin_limit_per_user);
+    }
+    CHECK(inode->mapping.pinned_count() == 3);
+    CHECK(inode->mapping.dirty_count() <= 2);
+    pinner.store(4);
+
+    Pinner beside(sim, inode, {FileBlock(0), FileBlock(1)}, history);
+    Pinner across(sim, inode, {FileBlock(9), FileBlock(11)}, history);
+    sim.files().pins.bytes_max_per_user = 100 * kPageBytes;
+    CHECK(across.pin().error() == Error::too_busy);
+    REQUIRE(beside.pin().ok());
+    Pinner mapped(sim, inode, {FileBlock(0), FileBlock(2)}, history);
+    mapped.use_faults();
+    CHECK(mapped.pin().error() == Error::too_busy);
+    REQUIRE(beside.unpin().ok());
+    REQUIRE(pinner.unpin().ok());
+    CHECK(sim.files().pins.stats().pinned_pages == 0);
+    history.require(sim.read_all(*inode), history.now());
+  });
+}
+
+TEST_CASE("the end of a mapped pin: what is dirty is an ordinary page, the memory is let go") {
+  for_each_meeting(4, [](Meeting& m) {
+    REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+    m.pinner->store(3);
+    m.pinner->store(8);
+    const std::weak_ptr<AlignedBuffer> frames = m.pinner->frames();
+    Ref<Pin> pin(&m.pinner->pinned());
+    REQUIRE(m.pinner->unpin().ok());
+    CHECK(m.inode->mapping.pinned_count() == 0);
+    CHECK(m.inode->mapping.dirty_count() <= 2);
+    m.history.require(m.sim.read_all(*m.inode), m.history.now());
+    auto stash = std::make_unique<PinFaultStash>();
+    bool granted = false;
+    const Result<void> late = m.sim.world().run([&] {
+      return fault_pinned(
+          m.sim.files(), *pin, FileBlock(3), PinAccess::store, [&] { granted = true; }, *stash);
+    });
+    CHECK(late.error() == Error::bad_address);
+    CHECK_FALSE(granted);
+    m.sim.world().inside([&] {
+      stash.reset();
+      pin.reset();
+    });
+    m.pinner.reset();
+    CHECK(frames.expired());
+    settle(m.sim);
+    m.history.require(m.sim.read_all(*m.inode), m.history.now());
+  });
+}
+
+TEST_CASE("an end that comes while faults are under way leaves none of them with a page") {
+  for_each_meeting(8, [](Meeting& m) {
+    REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+    m.sim.world().inside([&] { m.sim.volume().cache().drop_clean(m.inode->mapping, kWholeFile); });
+    auto ended = std::make_shared<int>(0);
+    for (uint64_t page = 2; page < 10; ++page) {
+      auto stash = std::make_shared<PinFaultStash>();
+      m.sim.world().spawn(
+          [&m, page, stash]() -> Attempt<void> {
+            const Attempt<void> faulted = fault_pinned(
+                m.sim.files(), m.pinner->pinned(), FileBlock(page), PinAccess::store, [] {}, *stash);
+            if (faulted.must_restart()) return faulted;
+            if (faulted.failed()) CHECK(faulted.error() == Error::bad_address);
+            return {};
+          },
+          [ended](Result<void>) { ++*ended; });
+    }
+    Ref<Pin> pin(&m.pinner->pinned());
+    REQUIRE(m.sim.world().run([&] { return end_pin(m.sim.files(), *pin); }).ok());
+    m.sim.world().run_until([&] { return *ended == 8; });
+    CHECK(m.inode->mapping.pinned_count() == 0);
+    CHECK(m.sim.files().pins.all().empty());
+    m.sim.world().inside([&] { pin.reset(); });
+    m.pinner->forget();
+    settle(m.sim);
+    m.history.require(m.sim.read_all(*m.inode), m.history.durable());
+  });
+}
+
+TEST_CASE("a range that is mapped for loads only costs no write and refuses stores") {
+  for_each_seed(2, [](const TestSeed& seed) {
+    SimVolume sim(seed);
+    PageHistory history(kPages);
+    const InodeRef inode = pinnable_file(sim, "file", kPages, 1, &history);
+    if (seed.seed % 2 == 0) {
+      REQUIRE(sim.clone(*inode, 0, *sim.create("clone"), 0, kPages * kPageBytes).ok());
+      settle(sim);
+    }
+    Pinner pinner(sim, inode, kRange, history);
+    pinner.use_faults();
+    pinner.forbid_stores();
+    REQUIRE(pinner.pin().ok());
+    const uint64_t before = written_pages(sim);
+    for (uint64_t page = 2; page < 10; ++page) {
+      CHECK(pinner.fault(page, PinAccess::store).error() == Error::not_permitted);
+      REQUIRE(pinner.fault(page, PinAccess::load).ok());
+      CHECK(state_of(pinner.frame(page)) == history.last(page));
+    }
+    PageState state;
+    state.fill(4242);
+    history.add(5, state);
+    write(sim, *inode, 5 * kPageBytes, pages_of({state}));
+    CHECK(state_of(pinner.frame(5)) == state);
+    REQUIRE(fsync(sim, inode, &history).ok());
+    CHECK(written_pages(sim) == before + 1);
+    REQUIRE(pinner.unpin().ok());
+    history.require(sim.read_all(*inode), history.now());
+  });
+}
+
+TEST_CASE("mapped pages are not reclaimed, and a sparse mapping of a large file costs nothing") {
+  for_each_seed(3, [](const TestSeed& seed) {
+    SimVolume sim(seed);  // 64 pages
+    constexpr uint64_t kMany = 3 * kCachePagesMin;
+    PageHistory history(kMany);
+    const InodeRef inode = pinnable_file(sim, "file", kMany, 1, &history);
+    Pinner pinner(sim, inode, {FileBlock(0), FileBlock(kMany)}, history);
+    pinner.use_faults();
+    REQUIRE(pinner.pin().ok());
+    for (uint64_t page = 0; page < kMany; page += 2) pinner.store(page);
+    CHECK(inode->mapping.pinned_count() == kMany / 2);
+    const std::vector<size_t> since = history.now();
+    history.require(sim.read_all(*inode), since);
+    const InodeRef other = sim.create("other");
+    const Content content(4 * kCachePagesMin * kPageBytes, std::byte{9});
+    write(sim, *other, 0, content);
+    CHECK(sim.read_all(*other) == content);
+    CHECK(inode->mapping.pinned_count() == kMany / 2);
+    REQUIRE(fsync(sim, inode, &history).ok());
+    for (uint64_t page = 0; page < kMany; page += 8) pinner.store(page);
+    REQUIRE(pinner.unpin().ok());
+    settle(sim);
+    history.require(sim.read_all(*inode), history.now());
+  });
+}
+
+TEST_CASE("an unlinked file whose pages are mapped lives until the pin ends") {
+  for_each_meeting(2, [](Meeting& m) {
+    NamespaceStash stash;
+    REQUIRE(m.sim.world()
+                .run([&] { return m.sim.volume().names().unlink(kRootInode, "file", stash); })
+                .ok());
+    m.sim.world().inside([&] { m.sim.volume().release_inode(m.inode->ino); });
+    m.stores_during([&] {
+      m.sim.world().run_for(5 * kNsPerSecond);
+      REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+    });
+    m.history.require(m.sim.read_all(*m.inode), m.history.durable());
+    REQUIRE(m.sim.sync().ok());
+    const uint64_t before = m.sim.volume().space().stats().available_blocks;
+    m.sim.world().inside([&] { m.inode.reset(); });
+    REQUIRE(m.pinner->unpin().ok());
+    m.sim.world().run_for(10 * kNsPerSecond);
+    CHECK(m.sim.volume().space().stats().available_blocks >= before + kPages);
+  });
+}
+
+}  // namespace
+}  // namespace fusefs
