@@ -10,6 +10,7 @@
 // held, after finish(), so that holds and references in its stash may be dropped there.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 
@@ -19,6 +20,7 @@
 namespace fusefs {
 
 class Scheduler;
+class OutsideTicket;
 class TwoStateHold;
 
 class Operation {
@@ -61,6 +63,8 @@ class Operation {
   friend class Waitable;
   friend bool forced_restart_due();
   friend Restart restart_after_outside(std::function<void()> work);
+  friend class OutsideTicket;
+  friend OutsideTicket hand_on_outside();
 
   enum class State : uint8_t { ready, attempting, waiting, outside, done };
 
@@ -81,11 +85,30 @@ class Operation {
   TwoStateClaim claim_{*this};
   TwoStateHold* two_state_holds_ = nullptr;
   std::function<void()> outside_work_;
+  std::atomic<uint32_t> outside_parts_ = 0;  // that are not done: the work itself, tickets
   Result<void> outcome_;
 };
 
 // Lets the monitor go, runs `work` (a copy, a checksum, a system call), and attempts the operation
 // again. `work` may touch only memory that the operation's stash keeps from changing.
 Restart restart_after_outside(std::function<void()> work);
+
+// A part of an operation's outside work that another thread does, since it may take for ever: the
+// operation is attempted again when the work has returned and done() has been called on all tickets
+// that it took.
+class OutsideTicket {
+ public:
+  // Once. Monitor held.
+  void done();
+  // Instead, in the work itself, which does this part after all: without the monitor.
+  void take_back();
+
+ private:
+  friend OutsideTicket hand_on_outside();
+  explicit OutsideTicket(Operation& operation) : operation_(&operation) {}
+  Operation* operation_;
+};
+// Requires that outside work is being run on this thread.
+OutsideTicket hand_on_outside();
 
 }  // namespace fusefs

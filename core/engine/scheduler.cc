@@ -11,6 +11,7 @@ namespace fusefs {
 namespace {
 
 thread_local Operation* t_current = nullptr;
+thread_local Operation* t_outside = nullptr;
 
 // Scoped, because a failing test leaves an attempt by an exception.
 class CurrentScope {
@@ -107,6 +108,16 @@ Restart restart_after_outside(std::function<void()> work) {
   t_current->outside_work_ = std::move(work);
   return Restart{nullptr, RestartReason::outside};
 }
+
+OutsideTicket hand_on_outside() {
+  CHECK(t_outside != nullptr);
+  t_outside->outside_parts_.fetch_add(1);
+  return OutsideTicket(*t_outside);
+}
+
+void OutsideTicket::take_back() { operation_->outside_parts_.fetch_sub(1); }
+
+void OutsideTicket::done() { operation_->scheduler_->outside_done(*operation_); }
 
 bool forced_restart_due() {
   return t_current != nullptr && t_current->scheduler_->draw_forced_restart(*t_current);
@@ -262,6 +273,7 @@ void Scheduler::settle_restart(Operation& operation, const Restart& restart, Han
 
   if (restart.reason == RestartReason::outside) {
     operation.state_ = Operation::State::outside;
+    operation.outside_parts_.store(1, std::memory_order_relaxed);
     handout.outside.push_back(&operation);
   } else if (restart.on != nullptr) {
     settle_wait(operation, *restart.on);
@@ -323,11 +335,14 @@ std::string Scheduler::describe_operations() const {
 void Scheduler::finish(Operation& operation) { operation.finish(operation.outcome_); }
 
 void Scheduler::run_outside(Operation& operation) {
+  t_outside = &operation;
   if (operation.outside_work_) operation.outside_work_();
+  t_outside = nullptr;
 }
 
 void Scheduler::outside_done(Operation& operation) {
   CHECK(operation.state_ == Operation::State::outside);
+  if (operation.outside_parts_.fetch_sub(1) > 1) return;
   operation.outside_work_ = nullptr;
   make_ready(operation);
 }

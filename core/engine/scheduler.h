@@ -3,8 +3,8 @@
 // It knows no threads: whoever is inside the monitor calls run(), then does what run() hands out
 // (outside work, finishing) without the monitor, and hands it back. Worker (worker.h) is that loop.
 //
-// What a completion leaves to a thread of its own (core/io/completion.h, policy `deferred`) waits in
-// a second queue; run() looks at it only for the thread that says so.
+// What a completion leaves to a thread of its own (core/io/completion.h, policy `deferred`) waits
+// in a second queue; run() looks at it only for the thread that says so.
 //
 // In tests the next operation is chosen by a seeded Random, and every ATTEMPT may be made to
 // restart for no reason; in production the ready queue is first in, first out.
@@ -93,6 +93,7 @@ class Scheduler {
   static void finish(Operation& operation);
   // Without the monitor: the work that the operation asked for.
   static void run_outside(Operation& operation);
+  // It is attempted again, unless others are at the work as well (hand_on_outside()).
   void outside_done(Operation& operation);
   void retire(std::vector<std::unique_ptr<Operation>>& finished) { finished.clear(); }
 

@@ -245,6 +245,31 @@ TEST_CASE("outside work runs once, in no attempt, before the next attempt") {
   CHECK(order == std::vector<std::string>{"attempt", "outside", "attempt"});
 }
 
+TEST_CASE("outside work that is handed on is waited for, whoever is ready first") {
+  for (const bool early : {false, true}) {
+    Engine engine;
+    std::vector<OutsideTicket> tickets;
+    int attempts = 0;
+    engine.start("a", [&](TestOperation&) -> Attempt<void> {
+      if (++attempts == 2) return {};
+      return restart_after_outside([&] {
+        tickets = {hand_on_outside(), hand_on_outside()};
+        if (early) tickets[0].done();
+        hand_on_outside().take_back();
+      });
+    });
+    engine.run();
+    CHECK(attempts == 1);
+    if (!early) tickets[0].done();
+    engine.run();
+    CHECK(attempts == 1);
+    tickets[1].done();
+    engine.run();
+    CHECK(attempts == 2);
+    CHECK(engine.scheduler.live_count() == 0);
+  }
+}
+
 TEST_CASE("each outcome is told once, to its own operation") {
   Engine engine;
   std::vector<std::optional<Error>> told;
