@@ -1,0 +1,135 @@
+// FaultChannel: the userfaultfd of one program with a mapped window.
+//
+//     program                          thread of the channel                operations
+//     touches a page, waits            reads the fault ------------------>  one starts
+//     (window_faults.h)
+//                                      <---- order: the page can be reached
+//     goes on <----------------------- changes the program's page table --> the order is done
+//     stores into a page               <---- order: protect -------------   writeback
+//
+// What a page holds, and when it may be stored into, is unknown here. Every order takes a system
+// call on the address space of the program, which can be made to wait: for a lock of that address
+// space whose holder waits for an answer of ours, or for nothing at all if the program means ill.
+// So each channel has a thread of its own that serves nothing else, and operations restart until
+// their order is done.
+//
+// A program that goes is not noticed here: its connection to the daemon ends (window_socket.h).
+//
+// Invariants:
+//   (1) Orders are carried out one after the other, as they were given.
+//   (2) Once the channel has ended every order is done, and none is given to the kernel any more
+//       but the one under way.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "core/base/error.h"
+#include "core/engine/monitor.h"
+#include "core/io/device_probe.h"
+
+namespace fusefs {
+
+// Faults of one program that are being served; what comes then waits in the kernel.
+inline constexpr size_t kFaultsInFlightMax = 64;
+
+// What the threads of channels may touch while the mount serves. A thread that is kept in the
+// kernel is not waited for when the mount ends.
+class FaultGate {
+ public:
+  // `kick` makes a reactor look at the ready queue.
+  FaultGate(Monitor& monitor, std::function<void()> kick)
+      : monitor_(monitor), kick_(std::move(kick)) {}
+
+  // Runs `fn` with the monitor held, unless the gate is closed.
+  template <class Fn>
+  void enter(Fn&& fn) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (closed_) return;
+    {
+      const MonitorHold hold(monitor_);
+      fn();
+    }
+    kick_();
+  }
+  // Without the monitor. Nobody is inside when it returns, nor will be.
+  void close();
+
+ private:
+  Monitor& monitor_;
+  const std::function<void()> kick_;
+  std::mutex mutex_;  // above the monitor
+  bool closed_ = false;
+};
+
+class FaultChannel : public std::enable_shared_from_this<FaultChannel> {
+ public:
+  // Pages count from the beginning of the window.
+  struct Fault {
+    uint64_t page = 0;
+    bool store = false;
+    bool was_there = false;  // and protected
+  };
+
+  enum class Change : uint8_t {
+    load,     // can be read; a store faults. Where it can be reached already nothing changes
+    store,    // can be stored into
+    upgrade,  // the same for pages that can be read
+    protect,  // a store faults
+    refuse,   // the program is told that it cannot be; it sees to it that this is SIGBUS
+  };
+  struct Order {
+    Change change = Change::load;
+    uint64_t first = 0;
+    uint64_t count = 0;
+    int errno_value = 0;         // refuse
+    std::function<void()> done;  // called with the monitor held; may be empty
+  };
+
+  // `faults` is what the program sent, its memory begins at `address` and has `bytes`; refusals go
+  // out on `connection`, which is non-blocking. `on_fault` is called with the monitor held.
+  //   Errors  invalid_argument: not a userfaultfd, not an address; no_memory
+  static Result<std::shared_ptr<FaultChannel>> start(std::shared_ptr<FaultGate> gate,
+                                                     OwnedFd faults, uint64_t address,
+                                                     uint64_t bytes, OwnedFd connection,
+                                                     std::function<void(const Fault&)> on_fault);
+
+  // False when the channel has ended: nothing is done, and nobody told. Monitor held or not.
+  bool give(Order order);
+  // A fault that on_fault() was told of has been served. Monitor held or not.
+  void note_served();
+  // The program has gone, or the window ends. The thread ends when it can. Monitor held.
+  void end();
+
+ private:
+  FaultChannel(std::shared_ptr<FaultGate> gate, OwnedFd faults, uint64_t address, uint64_t bytes,
+               OwnedFd connection, OwnedFd wake, std::function<void(const Fault&)> on_fault);
+  void run();
+  void wait();
+  bool read_faults();
+  void take_message(const void* message);
+  void carry_out_orders();
+  void carry_out(const Order& order);
+  void refuse(const Order& order);
+  bool wants_faults();
+  bool ended();
+
+  const std::shared_ptr<FaultGate> gate_;
+  const OwnedFd faults_;
+  const uint64_t address_;
+  const uint64_t bytes_;
+  const OwnedFd connection_;
+  const OwnedFd wake_;
+  const std::function<void(const Fault&)> on_fault_;
+
+  std::mutex mutex_;          // below the monitor
+  std::deque<Order> orders_;  // until they are done
+  size_t in_flight_ = 0;
+  bool ended_ = false;
+};
+
+}  // namespace fusefs
