@@ -1,16 +1,13 @@
 // fusefs pins: who holds which pages of a mounted volume, and since when.
 //
-// The daemon's answer, with the name of each holder's program added, which only we may look up: it
-// is in our PID namespace that it is looked for.
-#include <sys/stat.h>
-
+// The daemon's answer, and the name of each holder's program, looked up here.
 #include <chrono>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <vector>
 
 #include "cli/mounted.h"
 #include "cli/tool.h"
-#include "core/stats/text.h"
 
 namespace fusefs::cli {
 namespace {
@@ -30,19 +27,19 @@ std::string command_of(int64_t pid) {
 }
 
 bool is_as_expected(const Json& data) {
-  if (!data.is_object() || !data.contains("pins") || !data["pins"].is_array()) return false;
-  for (const Json& pin : data["pins"]) {
-    if (!pin.is_object() || !pin.contains("holders") || !pin["holders"].is_array()) return false;
+  for (const char* list : {"pins", "windows"}) {
+    if (!data.is_object() || !data.contains(list) || !data[list].is_array()) return false;
+    for (const Json& entry : data[list]) {
+      if (!entry.is_object()) return false;
+    }
   }
   return true;
 }
 
 void add_commands(Json& data) {
-  for (Json& pin : data["pins"]) {
-    for (Json& holder : pin["holders"]) {
-      const std::string command = command_of(holder.value("pid", int64_t{0}));
-      holder["command"] = command.empty() ? Json(nullptr) : json_text(command);
-    }
+  for (Json& window : data["windows"]) {
+    const std::string command = command_of(window.value("pid", int64_t{0}));
+    window["command"] = command.empty() ? Json(nullptr) : json_text(command);
   }
 }
 
@@ -64,34 +61,44 @@ std::string age_text(int64_t since_unix_ns) {
   return text;
 }
 
-// "postgres[812] +1", "-" for nobody.
-std::string holders_text(const Json& holders) {
-  if (holders.empty()) return "-";
-  const Json& first = holders[0];
-  const int64_t pid = first.value("pid", int64_t{0});
-  std::string text = first["command"].is_string() ? first["command"].get<std::string>() : "?";
-  text += "[" + (pid > 0 ? std::to_string(pid) : std::string("?")) + "]";
-  if (holders.size() > 1) text += " +" + std::to_string(holders.size() - 1);
-  return text;
+// "postgres[812]"; "-" for what the daemon pins itself.
+std::string holder_text(const Json& entry) {
+  if (!entry.contains("window")) return "-";
+  const int64_t pid = entry.value("pid", int64_t{0});
+  if (pid <= 0) return "?";
+  const Json& command = entry["command"];
+  return (command.is_string() ? command.get<std::string>() : "?") + "[" + std::to_string(pid) + "]";
 }
 
+// How a window's memory has come to its holder.
+const char* road_text(const Json& entry) {
+  if (entry.value("by_file", false)) return "file";
+  if (entry.value("connections", 0) != 0) return "socket";
+  return "-";
+}
+
+void print_entry(const Json& entry) {
+  const std::string kind = entry.value("kind", std::string("?"));
+  const bool writable = entry.value("writable", kind == "write");
+  const auto number = [&](const char* key) {
+    return static_cast<unsigned long long>(entry.value(key, uint64_t{0}));
+  };
+  std::printf("%-7s %-2s %10llu %14llu %12llu %6llu %8s  %-6s %s\n", kind.c_str(),
+              writable ? "rw" : "r", number("ino"), number("pos"), number("len"), number("uid"),
+              age_text(entry.value("since_unix_ns", int64_t{0})).c_str(), road_text(entry),
+              holder_text(entry).c_str());
+}
+
+// Windows, then what is pinned without one.
 void print_pins(const Json& data) {
-  Json head = data;
-  head.erase("pins");
-  std::fputs(render_text(head).c_str(), stdout);
-  if (data["pins"].empty()) return;
-  std::printf("\n%-7s %-2s %10s %14s %12s %8s %8s  %s\n", "kind", "rw", "inode", "pos", "bytes",
-              "uid", "since", "held by");
+  std::vector<Json> entries(data["windows"].begin(), data["windows"].end());
   for (const Json& pin : data["pins"]) {
-    std::printf("%-7s %-2s %10llu %14llu %12llu %8llu %8s  %s\n",
-                pin.value("kind", std::string("?")).c_str(), pin.value("write", false) ? "rw" : "r",
-                static_cast<unsigned long long>(pin.value("inode", uint64_t{0})),
-                static_cast<unsigned long long>(pin.value("pos", uint64_t{0})),
-                static_cast<unsigned long long>(pin.value("bytes", uint64_t{0})),
-                static_cast<unsigned long long>(pin.value("uid", uint64_t{0})),
-                age_text(pin.value("since_unix_ns", int64_t{0})).c_str(),
-                holders_text(pin["holders"]).c_str());
+    if (!pin.value("in_window", false)) entries.push_back(pin);
   }
+  if (entries.empty()) return;
+  std::printf("%-7s %-2s %10s %14s %12s %6s %8s  %-6s %s\n", "kind", "rw", "inode", "pos", "bytes",
+              "uid", "since", "road", "held by");
+  for (const Json& entry : entries) print_entry(entry);
 }
 
 int run_pins(const PinsArguments& arguments) {

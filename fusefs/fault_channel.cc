@@ -77,8 +77,7 @@ void FaultGate::close() {
 }
 
 FaultChannel::FaultChannel(std::shared_ptr<FaultGate> gate, OwnedFd faults, uint64_t address,
-                           uint64_t bytes, OwnedFd connection, OwnedFd wake,
-                           std::function<void(const Fault&)> on_fault)
+                           uint64_t bytes, OwnedFd connection, OwnedFd wake, OnFault on_fault)
     : gate_(std::move(gate)),
       faults_(std::move(faults)),
       address_(address),
@@ -87,9 +86,10 @@ FaultChannel::FaultChannel(std::shared_ptr<FaultGate> gate, OwnedFd faults, uint
       wake_(std::move(wake)),
       on_fault_(std::move(on_fault)) {}
 
-Result<std::shared_ptr<FaultChannel>> FaultChannel::start(
-    std::shared_ptr<FaultGate> gate, OwnedFd faults, uint64_t address, uint64_t bytes,
-    OwnedFd connection, std::function<void(const Fault&)> on_fault) {
+Result<std::shared_ptr<FaultChannel>> FaultChannel::start(std::shared_ptr<FaultGate> gate,
+                                                          OwnedFd faults, uint64_t address,
+                                                          uint64_t bytes, OwnedFd connection,
+                                                          OnFault on_fault) {
   // Requests of userfaultfd mean something else to other files.
   if (!faults || !is_userfaultfd(faults.get())) return Error::invalid_argument;
   if (address % kBlockBytes != 0 || bytes > std::numeric_limits<uint64_t>::max() - address) {
@@ -215,7 +215,7 @@ void FaultChannel::take_message(const void* bytes) {
     if (ended_) return;
     ++in_flight_;
   }
-  on_fault_(fault);
+  on_fault_(shared_from_this(), fault);
 }
 
 void FaultChannel::carry_out_orders() {

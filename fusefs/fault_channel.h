@@ -90,13 +90,16 @@ class FaultChannel : public std::enable_shared_from_this<FaultChannel> {
     std::function<void()> done;  // called with the monitor held; may be empty
   };
 
+  // Monitor held.
+  using OnFault = std::function<void(const std::shared_ptr<FaultChannel>&, const Fault&)>;
+
   // `faults` is what the program sent, its memory begins at `address` and has `bytes`; refusals go
-  // out on `connection`, which is non-blocking. `on_fault` is called with the monitor held.
+  // out on `connection`.
   //   Errors  invalid_argument: not a userfaultfd, not an address; no_memory
   static Result<std::shared_ptr<FaultChannel>> start(std::shared_ptr<FaultGate> gate,
                                                      OwnedFd faults, uint64_t address,
                                                      uint64_t bytes, OwnedFd connection,
-                                                     std::function<void(const Fault&)> on_fault);
+                                                     OnFault on_fault);
 
   // False when the channel has ended: nothing is done, and nobody told. Monitor held or not.
   bool give(Order order);
@@ -107,7 +110,7 @@ class FaultChannel : public std::enable_shared_from_this<FaultChannel> {
 
  private:
   FaultChannel(std::shared_ptr<FaultGate> gate, OwnedFd faults, uint64_t address, uint64_t bytes,
-               OwnedFd connection, OwnedFd wake, std::function<void(const Fault&)> on_fault);
+               OwnedFd connection, OwnedFd wake, OnFault on_fault);
   void run();
   void wait();
   bool read_faults();
@@ -124,7 +127,7 @@ class FaultChannel : public std::enable_shared_from_this<FaultChannel> {
   const uint64_t bytes_;
   const OwnedFd connection_;
   const OwnedFd wake_;
-  const std::function<void(const Fault&)> on_fault_;
+  const OnFault on_fault_;
 
   std::mutex mutex_;          // below the monitor
   std::deque<Order> orders_;  // until they are done

@@ -65,7 +65,7 @@ struct Program {
     gate = std::make_shared<FaultGate>(monitor, [this] { ++kicks; });
     auto started =
         FaultChannel::start(gate, std::move(faults), range.range.start, kBytes, OwnedFd(ends[1]),
-                            [this](const FaultChannel::Fault& fault) { note(fault); });
+                            [this](const auto&, const FaultChannel::Fault& fault) { note(fault); });
     REQUIRE(started.ok());
     channel = started.value();
   }
@@ -241,7 +241,7 @@ TEST_CASE("only a userfaultfd is taken, at an address of a page") {
   SystemClock clock;
   Monitor monitor(clock);
   auto gate = std::make_shared<FaultGate>(monitor, [] {});
-  auto ignore = [](const FaultChannel::Fault&) {};
+  auto ignore = [](const auto&, const FaultChannel::Fault&) {};
   auto start = [&](int fd, uint64_t address) {
     return FaultChannel::start(gate, OwnedFd(fd), address, kBytes, OwnedFd(), ignore).error();
   };
@@ -259,7 +259,7 @@ TEST_CASE("a userfaultfd of nothing does no harm") {
   Monitor monitor(clock);
   auto gate = std::make_shared<FaultGate>(monitor, [] {});
   auto started = FaultChannel::start(gate, OwnedFd(new_userfaultfd()), 1 << 20, kBytes, OwnedFd(),
-                                     [](const FaultChannel::Fault&) {});
+                                     [](const auto&, const FaultChannel::Fault&) {});
   REQUIRE(started.ok());
   std::atomic<int> done = 0;
   for (const Change change : {Change::load, Change::store, Change::upgrade, Change::protect}) {
