@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <string_view>
 
 #include "fusefs/fusefs_ioctl.h"
 #include "tests/support/fake_kernel.h"
@@ -55,6 +56,34 @@ TEST_CASE("commands fit what the kernel passes to FUSE, and have no holes in the
   CHECK(sizeof(fusefs_window_hello) == 40);
   CHECK(sizeof(fusefs_window_answer) == 8);
   CHECK(sizeof(fusefs_window_refusal) == 24);
+}
+
+TEST_CASE("a file that chattr +S finds open, through the kernel's cache, is synchronous from then on") {
+  for_each_seed(4, [](const TestSeed& seed) {
+    FuseRig rig(seed);
+    uint64_t handle = 0;
+    const uint64_t node = rig.create("file", &handle).nodeid;
+    const auto durable = [&] {
+      SimVolume after(seed, {}, rig.sim().device().durable_image());
+      const Message bytes = after.read_all(*after.lookup("file"));
+      return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    };
+    const auto write = [&](uint64_t pos, std::string_view text) {
+      REQUIRE(rig.write(node, handle, pos, bytes_of(text), O_RDWR).error == 0);
+    };
+    write(0, "before");
+    const uint64_t flags = FS_SYNC_FL;
+    REQUIRE(ioctl(rig, node, handle, FS_IOC_SETFLAGS, flags).error == 0);
+    write(2, "SYNC");
+    // The file was made durable to its end: what it had before the flag went along in its page.
+    CHECK(durable() == "beSYNC");
+    write(6, "more");
+    CHECK(durable() == "beSYNCmore");
+    // A second page, and nothing but the answered writes.
+    write(4096, "far");
+    CHECK(durable().substr(4096) == "far");
+    CHECK(rig.sim().files().stats.through_count == 3);
+  });
 }
 
 TEST_CASE("statistics are read in pieces of one snapshot, whatever happens in between") {
