@@ -67,6 +67,7 @@ void FuseSource::accept(Request request, std::vector<std::unique_ptr<Operation>>
 
 // What libfuse 3.14 does not know, or cannot decode as we have negotiated it.
 bool FuseSource::accept_raw(const fuse_in_header& header) {
+  if (serve_window_node(header)) return true;
   switch (header.opcode) {
     case FUSE_SETXATTR:
       return serve_setxattr(server_.layout()), true;

@@ -48,9 +48,12 @@ void serve_ioctl(Fn fn) {
              [](Reply& reply, All& stash) { answer_ioctl(reply, stash); });
 }
 
-// ops_remap.cc, ops_clone.cc: true when the command is one of its own, and an operation has been
+// ops_remap.cc, ops_clone.cc, ops_window.cc: true when the command is one of its own, and an operation has been
 // made of it.
 bool serve_remap_ioctl(unsigned command);
 bool serve_clone_ioctl(unsigned command);
+bool serve_window_ioctl(unsigned command);
+// The same for those that a control file of a window takes.
+bool serve_window_file_ioctl(unsigned command);
 
 }  // namespace fusefs

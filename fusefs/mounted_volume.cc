@@ -68,6 +68,7 @@ MountedVolume::MountedVolume(MountOptions options, std::function<void(const std:
 MountedVolume::~MountedVolume() {
   stop();
   for (std::thread& thread : threads_) thread.join();
+  if (server_) server_->window_socket().stop();
   if (server_) server_->notifier().stop();
   fuse_source_.reset();
   {
@@ -264,12 +265,22 @@ Result<void> MountedVolume::close(std::string* message) {
   stop();
   for (std::thread& thread : threads_) thread.join();
   threads_.clear();
+  if (server_) server_->window_socket().stop();
   if (server_) server_->notifier().stop();
   {
     const MonitorHold hold(monitor_);
-    if (server_) server_->close_all_files();
+    if (server_) {
+      server_->close_all_files();
+      server_->windows().end_all();
+    }
   }
   TRY(const std::unique_ptr<SyncRunner> runner, SyncRunner::create(monitor_, scheduler_, *device_));
+  if (server_) {
+    (void)runner->run("end windows", [&windows = server_->windows()]() -> Attempt<void> {
+      if (!windows.has_any()) return {};
+      return restart_after(windows.emptied(), RestartReason::data_io);
+    });
+  }
   const Result<void> unmounted = runner->run("unmount", [this] { return volume_->unmount(); });
   if (fuse_source_) fuse_source_->answer_destroy();
   if (unmounted.ok()) return {};

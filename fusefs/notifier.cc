@@ -38,6 +38,18 @@ Attempt<void> Notifier::invalidate(InodeNo ino, uint64_t pos, uint64_t len, Stas
   return {};
 }
 
+Attempt<void> Notifier::forget_name(InodeNo directory, std::string name) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (!running_) return {};
+  if (queue_.size() >= kNotifyQueueMax) return restart_after(room_, RestartReason::data_io);
+  auto job = std::make_shared<Job>();
+  job->ino = directory;
+  job->name = std::move(name);
+  queue_.push_back(std::move(job));
+  changed_.notify_one();
+  return {};
+}
+
 Attempt<void> Notifier::invalidate_attr(InodeNo ino, Stash& stash) {
   if (!stash) {
     {
@@ -76,7 +88,22 @@ void Notifier::run() {
   }
 }
 
+void Notifier::send_name(const Job& job) {
+  fuse_notify_inval_entry_out body{};
+  body.parent = job.ino.value();
+  body.namelen = static_cast<uint32_t>(job.name.size());
+  const size_t name_bytes = job.name.size() + 1;
+  fuse_out_header header{};
+  header.len = static_cast<uint32_t>(sizeof(header) + sizeof(body) + name_bytes);
+  header.error = FUSE_NOTIFY_INVAL_ENTRY;
+  const std::array<iovec, 3> message = {iovec{&header, sizeof(header)}, iovec{&body, sizeof(body)},
+                                        iovec{const_cast<char*>(job.name.c_str()), name_bytes}};
+  (void)channel_.write(message);
+  counters_.note_notify();
+}
+
 void Notifier::send(const Job& job) {
+  if (!job.name.empty()) return send_name(job);
   fuse_notify_inval_inode_out body{};
   body.ino = job.ino.value();
   body.off = job.pos;

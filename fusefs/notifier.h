@@ -6,6 +6,9 @@
 //
 //     operation --invalidate()--> queue (bounded) --> thread: write to the channel --> wake
 //
+// That a name is to be forgotten is said the same way, but nobody waits for it: it may have to wait
+// for the very request that asks.
+//
 // Forgetting attributes waits for nothing, so the asking operation's own thread sends that, outside
 // the monitor: two wake-ups less.
 #pragma once
@@ -15,6 +18,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <thread>
 
 #include "core/base/units.h"
@@ -32,8 +36,9 @@ class Notifier {
  public:
   struct Job {
     InodeNo ino;
-    int64_t pos = 0;  // negative: attributes only
-    int64_t len = 0;  // 0: to the end
+    int64_t pos = 0;        // negative: attributes only
+    int64_t len = 0;        // 0: to the end
+    std::string name = {};  // not empty: this name in the directory `ino`, and nothing else
     bool done = false;
     Waitable finished;
   };
@@ -54,6 +59,10 @@ class Notifier {
   // Monitor held.
   //   Restarts  until that has happened
   Attempt<void> invalidate(InodeNo ino, uint64_t pos, uint64_t len, Stash& stash);
+  // Has the kernel drop a name of a directory, so that the inode is forgotten with its last user:
+  // soon. Monitor held.
+  //   Restarts  while too much is queued
+  Attempt<void> forget_name(InodeNo directory, std::string name);
   // The attributes alone, for an operation whose request has not been answered yet: its caller
   // keeps the mount from going away meanwhile, which is all that this could wait for.
   //   Restarts  outside
@@ -62,6 +71,7 @@ class Notifier {
  private:
   void run();
   void send(const Job& job);
+  void send_name(const Job& job);
 
   Channel& channel_;
   Monitor& monitor_;

@@ -8,6 +8,8 @@
 //     ops_xattr.cc        extended attributes and ACLs
 //     ops_ioctl.cc        ioctl
 //     ops_remap.cc        ioctl: clone, dedupe, unshare
+//     ops_window.cc       ioctl: windows
+//     ops_window_file.cc  everything on control files of windows
 //     ops_volume.cc       statfs, syncfs
 //
 // Functions of libfuse's table are called by it while a request is being decoded
@@ -34,5 +36,9 @@ void serve_tmpfile();
 void serve_copy_file_range(bool wide_answer);
 void serve_setxattr(const RequestLayout& layout);
 void serve_syncfs();
+// True when the request is for a control file of a window, and an operation has been made of it.
+bool serve_window_node(const fuse_in_header& header);
+// What a lookup of such a file answers.
+fuse_entry_out wire_window_entry(const WindowHolder& holder);
 
 }  // namespace fusefs

@@ -8,6 +8,7 @@
 #include "core/file/unshare.h"
 #include "core/file/write_through.h"
 #include "fusefs/ops.h"
+#include "fusefs/window_end.h"
 
 namespace fusefs {
 namespace {
@@ -256,6 +257,8 @@ void write(fuse_req_t req, fuse_ino_t, const char*, size_t, off_t, fuse_file_inf
 struct FsyncOpStash {
   NodePins pins;
   FsyncStash fsync;
+  bool synced = false;
+  RefreshStash refresh;
 };
 
 void fsync(fuse_req_t req, fuse_ino_t, int data_only, fuse_file_info*) {
@@ -263,7 +266,11 @@ void fsync(fuse_req_t req, fuse_ino_t, int data_only, fuse_file_info*) {
       req,
       [data_only](FuseOperation& op, FsyncOpStash& stash) -> Attempt<void> {
         ATTEMPT(OpenFile * file, find_file(op, op.request().arg<fuse_fsync_in>().fh));
-        return fusefs::fsync(op.volume().files(), *file, data_only != 0, stash.fsync);
+        if (!stash.synced) {
+          COMMIT_OK(fusefs::fsync(op.volume().files(), *file, data_only != 0, stash.fsync));
+          stash.synced = true;
+        }
+        return refresh_windows(op.server(), op.node(), stash.refresh);
       },
       [](Reply& reply, FsyncOpStash&) { reply.empty(); });
 }

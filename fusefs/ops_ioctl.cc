@@ -254,7 +254,7 @@ void ioctl(fuse_req_t req, fuse_ino_t, unsigned command, void*, fuse_file_info*,
     case FUSEFS_IOC_STATS:
       return serve_ioctl<StatsOpStash>(stats_piece);
     default:
-      if (!serve_remap_ioctl(command)) serve_unknown();
+      if (!serve_remap_ioctl(command) && !serve_window_ioctl(command)) serve_unknown();
   }
 }
 

@@ -1,5 +1,8 @@
 #include <fcntl.h>
 
+#include <optional>
+#include <string>
+
 #include "fusefs/ops.h"
 
 namespace fusefs {
@@ -22,10 +25,20 @@ void lookup(fuse_req_t req, fuse_ino_t, const char* name) {
     NamespaceStash names;
     NodeView node;
     bool found = false;
+    std::optional<fuse_entry_out> window;  // a control file
   };
   serve<Stash>(
       req,
       [name = std::string_view(name)](FuseOperation& op, Stash& stash) -> Attempt<void> {
+        if (op.node() == InodeNo(wire::kRootNode)) {
+          if (const auto holder = op.server().windows().find_name(name)) {
+            // Hashed, the name would outlive the file's last user, and the window with it.
+            COMMIT_OK(op.server().notifier().forget_name(op.node(), std::string(name)));
+            stash.window = wire_window_entry(*holder);
+            op.promise_lookup(InodeNo(holder->node()));
+            return {};
+          }
+        }
         Attempt<InodeRef> found = find_name(op, name, stash.names);
         if (found.failed() && found.error() == Error::not_found) return {};
         ATTEMPT(const InodeRef inode, std::move(found));
@@ -35,6 +48,7 @@ void lookup(fuse_req_t req, fuse_ino_t, const char* name) {
         return {};
       },
       [](Reply& reply, Stash& stash) {
+        if (stash.window) return reply.object(*stash.window);
         reply.object(stash.found ? wire_entry(stash.node) : wire_no_entry());
       });
 }

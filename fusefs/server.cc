@@ -1,5 +1,7 @@
 #include "fusefs/server.h"
 
+#include "fusefs/window_end.h"
+
 namespace fusefs {
 
 Server::Server(Volume& volume, Monitor& monitor, Scheduler& scheduler, Channel& channel,
@@ -12,9 +14,20 @@ Server::Server(Volume& volume, Monitor& monitor, Scheduler& scheduler, Channel& 
       options_(options),
       facts_(std::move(facts)),
       buffers_(kMaxWriteBytes),
-      notifier_(channel, monitor, counters_) {}
+      notifier_(channel, monitor, counters_),
+      window_socket_(*this) {
+  windows_.on_gone = [this](std::shared_ptr<WindowHolder> holder) {
+    scheduler_.start(std::make_unique<EndWindowOperation>(*this, std::move(holder)));
+  };
+}
+
+void Server::add_lookup(InodeNo ino) {
+  if (is_window_node(ino.value())) return windows_.add_lookup(ino.value());
+  volume_.inodes().lookups().add(ino, 1);
+}
 
 void Server::forget(InodeNo ino, uint64_t count) {
+  if (is_window_node(ino.value())) return windows_.forget(ino.value(), count);
   if (volume_.inodes().lookups().forget(ino, count) != 0) return;
   kernel_reads_.erase(ino);
   kernel_writes_.erase(ino);
@@ -22,6 +35,7 @@ void Server::forget(InodeNo ino, uint64_t count) {
 }
 
 void Server::close_file(uint64_t handle) {
+  windows_.close_descriptor(handle);
   const InodeRef inode = open_files_.close(handle);
   if (!inode || inode->open_count != 0 || inode->attr.link_count != 0) return;
   // Usually the kernel still knows it, and forgets it in a moment.

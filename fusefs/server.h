@@ -26,6 +26,8 @@
 #include "fusefs/replaced_ranges.h"
 #include "fusefs/request.h"
 #include "fusefs/snapshots.h"
+#include "fusefs/window_socket.h"
+#include "fusefs/windows.h"
 
 namespace fusefs {
 
@@ -75,9 +77,11 @@ class Server {
   OpenFiles& open_files() { return open_files_; }
   Snapshots& snapshots() { return snapshots_; }
   ReplacedRanges& replaced_ranges() { return replaced_ranges_; }
+  Windows& windows() { return windows_; }
+  WindowSocket& window_socket() { return window_socket_; }
 
-  // The kernel knows the inode once more / so many times less.
-  void add_lookup(InodeNo ino) { volume_.inodes().lookups().add(ino, 1); }
+  // The kernel knows the inode, or the control file of a window, once more / so many times less.
+  void add_lookup(InodeNo ino);
   void forget(InodeNo ino, uint64_t count);
   void close_file(uint64_t handle);
   // The kernel is gone: nothing is open any more.
@@ -116,6 +120,8 @@ class Server {
   OpenFiles open_files_;
   Snapshots snapshots_;
   ReplacedRanges replaced_ranges_;
+  Windows windows_;
+  WindowSocket window_socket_;
   std::unique_ptr<CallerFiles> caller_files_;
   std::unordered_set<InodeNo> unlinked_;       // no link left, known to the kernel
   std::unordered_set<InodeNo> kernel_reads_;   // until forgotten

@@ -17,20 +17,23 @@ inline constexpr size_t kSnapshotsKept = 8;
 
 class Snapshots {
  public:
-  // Returns its number, never 0.
-  uint64_t add(std::string text) {
+  static constexpr uint32_t kAnybody = UINT32_MAX;
+
+  // Returns its number, never 0. Only `uid` finds it.
+  uint64_t add(std::string text, uint32_t uid = kAnybody) {
     Snapshot& oldest = kept_[next_ % kSnapshotsKept];
-    oldest = {next_, std::move(text)};
+    oldest = {next_, uid, std::move(text)};
     return next_++;
   }
-  const std::string* find(uint64_t number) const {
+  const std::string* find(uint64_t number, uint32_t uid = kAnybody) const {
     const Snapshot& kept = kept_[number % kSnapshotsKept];
-    return number != 0 && kept.number == number ? &kept.text : nullptr;
+    return number != 0 && kept.number == number && kept.uid == uid ? &kept.text : nullptr;
   }
 
  private:
   struct Snapshot {
     uint64_t number = 0;
+    uint32_t uid = kAnybody;
     std::string text;
   };
   std::array<Snapshot, kSnapshotsKept> kept_;

@@ -47,6 +47,7 @@ Json collect(Server& server) {
   input.direct = &volume.files().direct;
   input.completion = &volume.files().completions.stats();
   input.pins = &volume.files().pins.stats();
+  input.windows = &server.windows().stats();
   input.readahead = &volume.files().readahead;
   input.pages_locks = &volume.inodes().pages_locks();
   input.page_cache = &volume.cache().stats();

@@ -174,6 +174,31 @@ constexpr StatEntry kPins[] = {
     {"pins.reservation_failed_count", integer, counter, "without space for their next write"},
 };
 
+// Windows: ranges of files as memory of programs.
+constexpr StatEntry kWindows[] = {
+    {"windows.open", integer, gauge, "windows that there are"},
+    {"windows.holders", integer, gauge, "who holds them: a window may have several"},
+    {"windows.memory_bytes", integer, gauge, "memory of them"},
+    {"windows.connections", integer, gauge, "connections to the socket"},
+    {"windows.opened_count", integer, counter, "times a window was opened"},
+    {"windows.refused_count", integer, counter, "times it was refused"},
+    {"windows.ended_count", integer, counter, "holders that have gone"},
+    {"windows.flush_count", integer, counter, "flushes: stores shown to other readers"},
+    {"windows.refreshed_count", integer, counter,
+     "times the kernel was told to drop what it had cached"},
+    {"windows.io_count", integer, counter, "direct reads and writes whose memory is a window"},
+    {"windows.io_read_bytes", integer, counter, "from files to windows"},
+    {"windows.io_write_bytes", integer, counter, "from windows to files"},
+    {"windows.open_latency_ns", histogram, counter, "of opening a window"},
+    {"windows.io_latency_ns", histogram, counter, "of a direct read or write"},
+    {"windows.load_fault_count", integer, counter, "pages of mapped windows that a load brought"},
+    {"windows.store_fault_count", integer, counter, "and a store"},
+    {"windows.upgrade_fault_count", integer, counter, "stores to pages that were there to be read"},
+    {"windows.refused_fault_count", integer, counter, "faults that ended in SIGBUS"},
+    {"windows.load_fault_latency_ns", histogram, counter, "of a load, in the daemon"},
+    {"windows.store_fault_latency_ns", histogram, counter, "of a store"},
+};
+
 // Pages read before anybody asked for them.
 constexpr StatEntry kReadahead[] = {
     {"readahead.sequential_count", integer, counter, "windows of sequential streams"},
@@ -318,7 +343,7 @@ constexpr auto joined(const StatEntry (&... parts)[N]) {
 
 constexpr auto kSchema =
     joined(kKernel, kVolume, kFile, kWritethrough, kDirect, kCompletion, kFaults, kReflink,
-           kReadahead, kTwoState, kPins, kMemory, kTree, kDevice, kJournal, kFuse, kEngine);
+           kReadahead, kTwoState, kPins, kWindows, kMemory, kTree, kDevice, kJournal, kFuse, kEngine);
 
 constexpr std::string_view kTypeNames[] = {"integer", "boolean", "text", "histogram"};
 constexpr std::string_view kKindNames[] = {"fact", "gauge", "counter"};

@@ -205,6 +205,31 @@ Json completion_section(const CompletionStats& completion) {
   return json;
 }
 
+Json windows_section(const WindowStats& windows) {
+  Json json;
+  json["open"] = windows.open;
+  json["holders"] = windows.holders;
+  json["memory_bytes"] = windows.memory_bytes;
+  json["connections"] = windows.connections;
+  json["opened_count"] = windows.opened_count;
+  json["refused_count"] = windows.refused_count;
+  json["ended_count"] = windows.ended_count;
+  json["flush_count"] = windows.flush_count;
+  json["refreshed_count"] = windows.refreshed_count;
+  json["io_count"] = windows.io_count;
+  json["io_read_bytes"] = windows.io_read_bytes;
+  json["io_write_bytes"] = windows.io_write_bytes;
+  json["open_latency_ns"] = json_histogram(windows.open_latency_ns);
+  json["io_latency_ns"] = json_histogram(windows.io_latency_ns);
+  json["load_fault_count"] = windows.load_fault_count;
+  json["store_fault_count"] = windows.store_fault_count;
+  json["upgrade_fault_count"] = windows.upgrade_fault_count;
+  json["refused_fault_count"] = windows.refused_fault_count;
+  json["load_fault_latency_ns"] = json_histogram(windows.load_fault_latency_ns);
+  json["store_fault_latency_ns"] = json_histogram(windows.store_fault_latency_ns);
+  return json;
+}
+
 Json pins_section(const PinStats& pins) {
   Json json;
   json["pinned_pages"] = pins.pinned_pages;
@@ -424,6 +449,7 @@ Json collect_stats(const StatsInput& input) {
     data["two_state_lock"] = two_state_section(*input.pages_locks);
   }
   if (input.pins != nullptr) data["pins"] = pins_section(*input.pins);
+  if (input.windows != nullptr) data["windows"] = windows_section(*input.windows);
   data["memory"] = memory_section(input);
   if (input.tree != nullptr) data["tree"] = tree_section(*input.tree, input.store);
   if (input.device != nullptr) data["device"] = device_section(input);

@@ -23,6 +23,7 @@
 #include "core/space/space.h"
 #include "core/stats/fuse_stats.h"
 #include "core/stats/json.h"
+#include "core/stats/window_stats.h"
 #include "core/tree/store.h"
 #include "core/volume/volume.h"
 
@@ -52,6 +53,7 @@ struct StatsInput {
   const DirectStats* direct = nullptr;
   const CompletionStats* completion = nullptr;
   const PinStats* pins = nullptr;
+  const WindowStats* windows = nullptr;
   const ReadaheadStats* readahead = nullptr;
   const TwoStateLocks* pages_locks = nullptr;
   const PageCacheStats* page_cache = nullptr;

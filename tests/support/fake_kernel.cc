@@ -52,6 +52,15 @@ Result<void> FakeKernel::write(std::span<const iovec> message) {
   return {};
 }
 
+Result<uint32_t> FakeKernel::open_backing(int) {
+  if (!backs_files_) return Error::not_supported;
+  uint32_t id = 1;
+  while (!backings_.insert(id).second) ++id;
+  return id;
+}
+
+void FakeKernel::close_backing(uint32_t id) { REQUIRE(backings_.erase(id) == 1); }
+
 fuse_init_in modern_offer() {
   fuse_init_in offer{};
   offer.major = 7;
@@ -88,6 +97,10 @@ FuseRig::FuseRig(const TestSeed& seed, const MountOptions& options)
 
 FuseRig::~FuseRig() {
   source_.reset();
+  server_->window_socket().stop();
+  // The memory of windows is the kernel's business too.
+  sim_->world().inside([&] { server_->windows().end_all(); });
+  sim_->world().run_until_idle();
   sim_->world().abandon();
   server_.reset();
 }

@@ -76,6 +76,11 @@ class FakeKernel final : public Channel {
 
   ReadResult read(Bytes into) override;
   Result<void> write(std::span<const iovec> message) override;
+  Result<uint32_t> open_backing(int fd) override;
+  void close_backing(uint32_t id) override;
+  // Whether it takes files as ways to others (FUSE_PASSTHROUGH), and how many it has.
+  void set_backs_files(bool backs) { backs_files_ = backs; }
+  size_t backing_count() const { return backings_.size(); }
   int poll_fd() const override { return -1; }
 
  private:
@@ -87,6 +92,8 @@ class FakeKernel final : public Channel {
   uint32_t gid_ = 0;
   bool closed_ = false;
   bool deaf_ = false;
+  bool backs_files_ = false;
+  std::set<uint32_t> backings_;
 };
 
 // What Linux 6.18 offers.

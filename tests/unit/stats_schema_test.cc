@@ -25,6 +25,7 @@ struct Everything {
   DirectStats direct;
   CompletionStats completion;
   PinStats pins;
+  WindowStats windows;
   ReadaheadStats readahead;
   SimClock clock;
   TwoStateLocks pages_locks{clock};
@@ -55,6 +56,7 @@ struct Everything {
     input.direct = &direct;
     input.completion = &completion;
     input.pins = &pins;
+    input.windows = &windows;
     input.readahead = &readahead;
     input.pages_locks = &pages_locks;
     input.page_cache = &page_cache;

@@ -1,0 +1,61 @@
+#include "fusefs/window_memory.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <string>
+
+namespace fusefs {
+namespace {
+
+Error memory_error() {
+  switch (errno) {
+    case EMFILE:
+    case ENFILE:
+      return Error::too_busy;
+    case ENOSYS:
+    case ENOENT:
+      return Error::not_supported;
+    default:
+      return Error::no_memory;
+  }
+}
+
+}  // namespace
+
+Result<std::shared_ptr<WindowMemory>> WindowMemory::create(Channel& channel, size_t bytes,
+                                                           bool backed) {
+  const std::shared_ptr<WindowMemory> memory(new WindowMemory(channel, bytes));
+  TRY_OK(memory->make(backed));
+  return memory;
+}
+
+Result<void> WindowMemory::make(bool backed) {
+  writer_ = OwnedFd(memfd_create("fusefs-window", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  if (!writer_ || ftruncate(writer_.get(), static_cast<off_t>(bytes_)) != 0) return memory_error();
+  const std::string path = "/proc/self/fd/" + std::to_string(writer_.get());
+  reader_ = OwnedFd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!reader_) return memory_error();
+  if (fcntl(writer_.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0 ||
+      fchmod(writer_.get(), 0) != 0) {
+    return memory_error();
+  }
+  void* mapped = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, writer_.get(), 0);
+  if (mapped == MAP_FAILED) return memory_error();
+  frames_ = static_cast<std::byte*>(mapped);
+  (void)madvise(frames_, bytes_, MADV_DONTDUMP);
+  if (!backed) return {};
+  const Result<uint32_t> backing = channel_.open_backing(writer_.get());
+  if (backing.ok()) backing_ = backing.value();
+  return {};
+}
+
+WindowMemory::~WindowMemory() {
+  if (backing_ != 0) channel_.close_backing(backing_);
+  if (frames_ != nullptr) munmap(frames_, bytes_);
+}
+
+}  // namespace fusefs

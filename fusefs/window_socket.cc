@@ -1,0 +1,261 @@
+#include "fusefs/window_socket.h"
+
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstddef>
+#include <cstdio>
+#include <cstring>
+#include <utility>
+
+#include "core/base/random.h"
+#include "fusefs/server.h"
+#include "fusefs/window_end.h"
+
+namespace fusefs {
+
+// ---- Starting and stopping ----
+
+Attempt<void> WindowSocket::start() {
+  switch (phase_) {
+    case Phase::listening:
+      return {};
+    case Phase::failed:
+      return Error::not_supported;
+    case Phase::starting:
+      return restart_after(started_, RestartReason::data_io);
+    case Phase::idle:
+      break;
+  }
+  phase_ = Phase::starting;
+  return restart_after_outside([this] {
+    Result<std::string> address = listen();
+    if (address.ok()) thread_ = std::thread([this] { run(); });
+    const MonitorHold hold(server_.monitor());
+    phase_ = address.ok() ? Phase::listening : Phase::failed;
+    if (address.ok()) address_ = std::move(address).value();
+    started_.wake_all();
+  });
+}
+
+Result<std::string> WindowSocket::listen() {
+  char name[32];
+  std::snprintf(name, sizeof(name), "fusefs-%016llx", static_cast<unsigned long long>(entropy()));
+  wake_ = OwnedFd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  listener_ = OwnedFd(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  const size_t len = std::strlen(name);
+  std::memcpy(address.sun_path + 1, name, len);
+  const auto bytes = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + len);
+  const bool listens =
+      wake_ && listener_ &&
+      bind(listener_.get(), reinterpret_cast<const sockaddr*>(&address), bytes) == 0 &&
+      ::listen(listener_.get(), SOMAXCONN) == 0;
+  if (!listens) return Error::not_supported;
+  return std::string(name);
+}
+
+void WindowSocket::stop() {
+  if (!thread_.joinable()) return;
+  stopping_.store(true);
+  wake();
+  thread_.join();
+  connections_.clear();
+  listener_ = OwnedFd();
+}
+
+void WindowSocket::wake() {
+  const uint64_t one = 1;
+  (void)!write(wake_.get(), &one, sizeof(one));
+}
+
+// ---- The thread ----
+
+void WindowSocket::run() {
+  std::vector<pollfd> waiting;
+  while (!stopping_.load()) {
+    waiting.clear();
+    waiting.push_back({wake_.get(), POLLIN, 0});
+    waiting.push_back({listener_.get(), POLLIN, 0});
+    for (const auto& connection : connections_) {
+      // What is behind a question comes after its answer.
+      waiting.push_back({connection->busy.load() ? -1 : connection->fd.get(), POLLIN, 0});
+    }
+    if (poll(waiting.data(), waiting.size(), -1) < 0) continue;
+    uint64_t woken = 0;
+    (void)!read(wake_.get(), &woken, sizeof(woken));
+    for (size_t i = connections_.size(); i-- > 0;) {
+      if (waiting[i + 2].revents == 0 || serve(connections_[i])) continue;
+      close(*connections_[i]);
+      connections_.erase(connections_.begin() + static_cast<ptrdiff_t>(i));
+    }
+    if (waiting[1].revents != 0) accept_all();
+  }
+}
+
+void WindowSocket::accept_all() {
+  while (true) {
+    OwnedFd fd(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    if (!fd) return;
+    ucred peer{};
+    socklen_t len = sizeof(peer);
+    if (getsockopt(fd.get(), SOL_SOCKET, SO_PEERCRED, &peer, &len) != 0) continue;
+    size_t& of_user = of_user_[peer.uid];
+    if (connections_.size() >= kWindowConnectionsMax || of_user >= kWindowConnectionsMaxPerUser) {
+      continue;
+    }
+    ++of_user;
+    auto connection = std::make_shared<Connection>();
+    connection->fd = std::move(fd);
+    connection->uid = peer.uid;
+    connections_.push_back(std::move(connection));
+    const MonitorHold hold(server_.monitor());
+    server_.windows().counters().connections = connections_.size();
+  }
+}
+
+void WindowSocket::close(Connection& connection) {
+  const auto of_user = of_user_.find(connection.uid);
+  if (--of_user->second == 0) of_user_.erase(of_user);
+  {
+    const MonitorHold hold(server_.monitor());
+    --server_.windows().counters().connections;
+    if (connection.holder != 0) server_.windows().drop_connection(connection.holder);
+  }
+  if (server_.engine().reactors != nullptr) server_.engine().reactors->kick();
+}
+
+// ---- A connection ----
+
+// Null: nothing has come, or, with `closed`, nothing will.
+std::optional<WindowSocket::Message> WindowSocket::receive(const Connection& connection,
+                                                           bool* closed) {
+  Message message;
+  iovec part{&message.hello, sizeof(message.hello)};
+  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
+  msghdr header{};
+  header.msg_iov = &part;
+  header.msg_iovlen = 1;
+  header.msg_control = control.data();
+  header.msg_controllen = control.size();
+  const ssize_t len = recvmsg(connection.fd.get(), &header, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+  if (len < 0 && (errno == EAGAIN || errno == EINTR)) return std::nullopt;
+  const cmsghdr* rights = len >= 0 ? CMSG_FIRSTHDR(&header) : nullptr;
+  if (rights != nullptr && rights->cmsg_level == SOL_SOCKET && rights->cmsg_type == SCM_RIGHTS &&
+      rights->cmsg_len == CMSG_LEN(sizeof(int))) {
+    int fd = -1;
+    std::memcpy(&fd, CMSG_DATA(rights), sizeof(fd));
+    message.descriptor = OwnedFd(fd);
+  }
+  // Nothing else has ever been part of the conversation.
+  *closed = len != static_cast<ssize_t>(sizeof(message.hello)) ||
+            (header.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0;
+  if (*closed) return std::nullopt;
+  return message;
+}
+
+bool WindowSocket::answer(const Connection& connection, int errno_value, int memory_fd) {
+  fusefs_window_answer body{};
+  body.error = errno_value;
+  iovec part{&body, sizeof(body)};
+  msghdr header{};
+  header.msg_iov = &part;
+  header.msg_iovlen = 1;
+  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
+  if (memory_fd >= 0) {
+    header.msg_control = control.data();
+    header.msg_controllen = control.size();
+    cmsghdr* rights = CMSG_FIRSTHDR(&header);
+    rights->cmsg_level = SOL_SOCKET;
+    rights->cmsg_type = SCM_RIGHTS;
+    rights->cmsg_len = CMSG_LEN(sizeof(int));
+    std::memcpy(CMSG_DATA(rights), &memory_fd, sizeof(memory_fd));
+  }
+  return sendmsg(connection.fd.get(), &header, MSG_NOSIGNAL | MSG_DONTWAIT) ==
+         static_cast<ssize_t>(sizeof(body));
+}
+
+// One message. False: the connection is at its end.
+bool WindowSocket::serve(const std::shared_ptr<Connection>& connection) {
+  bool closed = false;
+  std::optional<Message> message = receive(*connection, &closed);
+  if (!message) return !closed;
+  int memory_fd = -1;
+  std::shared_ptr<void> keeps;
+  const int error = handle(connection, *message, &memory_fd, &keeps);
+  if (connection->busy.load()) {
+    if (server_.engine().reactors != nullptr) server_.engine().reactors->kick();
+    return true;
+  }
+  return answer(*connection, error, memory_fd);
+}
+
+// Answers that come when the kernel has dropped its pages.
+class WindowSocket::FlushOperation final : public Operation {
+ public:
+  FlushOperation(Server& server, WindowSocket& socket, std::shared_ptr<Connection> connection,
+                 std::shared_ptr<WindowHolder> holder)
+      : server_(server),
+        socket_(socket),
+        connection_(std::move(connection)),
+        holder_(std::move(holder)) {}
+
+  const char* name() const override { return "flush_window"; }
+  Attempt<void> attempt() override { return refresh_window(server_, *holder_->window, refresh_); }
+  void finish(Result<void> outcome) override {
+    (void)answer(*connection_, outcome.ok() ? 0 : error_errno(outcome.error()), -1);
+    connection_->busy.store(false);
+    socket_.wake();
+  }
+
+ private:
+  Server& server_;
+  WindowSocket& socket_;
+  const std::shared_ptr<Connection> connection_;
+  const std::shared_ptr<WindowHolder> holder_;
+  RefreshStash refresh_;
+};
+
+// Returns an errno, or 0. `keeps` keeps the descriptor open until it has been sent.
+int WindowSocket::handle(const std::shared_ptr<Connection>& connection, Message& message,
+                         int* memory_fd, std::shared_ptr<void>* keeps) {
+  constexpr uint32_t kKnown =
+      FUSEFS_WINDOW_HELLO_HAS_MEMORY | FUSEFS_WINDOW_HELLO_FAULTS | FUSEFS_WINDOW_HELLO_FLUSH;
+  const fusefs_window_hello& hello = message.hello;
+  const bool faults = (hello.flags & FUSEFS_WINDOW_HELLO_FAULTS) != 0;
+  const bool flush = (hello.flags & FUSEFS_WINDOW_HELLO_FLUSH) != 0;
+  if (hello.version != 1 || (hello.flags & ~kKnown) != 0 || (faults && flush)) return EINVAL;
+
+  const MonitorHold hold(server_.monitor());
+  Windows& windows = server_.windows();
+  const auto holder = windows.find(hello.ref.window, {hello.ref.secret[0], hello.ref.secret[1]});
+  const bool may = holder && (connection->uid == 0 || connection->uid == holder->window->uid);
+  if (!may) return EACCES;
+  if (flush) {
+    ++windows.counters().flush_count;
+    connection->busy.store(true);
+    server_.scheduler().start(std::make_unique<FlushOperation>(server_, *this, connection, holder));
+    return 0;
+  }
+  if (faults) return EOPNOTSUPP;
+  if (connection->holder != 0 && connection->holder != holder->number) return EINVAL;
+  if (connection->holder == 0) {
+    connection->holder = holder->number;
+    windows.add_connection(*holder);
+    windows.note_taken(holder);
+  }
+  if ((hello.flags & FUSEFS_WINDOW_HELLO_HAS_MEMORY) == 0) {
+    *keeps = holder->window->memory;
+    *memory_fd = holder->window->memory->fd(holder->writable);
+  }
+  return 0;
+}
+
+}  // namespace fusefs

@@ -1,0 +1,454 @@
+// Windows, with a kernel that we play: who gets one, what keeps it, and what ends it.
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstddef>
+#include <cstring>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "fusefs/fusefs_ioctl.h"
+#include "tests/support/fake_kernel.h"
+
+#include <doctest/doctest.h>
+
+namespace fusefs {
+namespace {
+
+constexpr uint64_t kRoot = wire::kRootNode;
+constexpr uint64_t kPage = kBlockBytes;
+constexpr uint32_t kPinned = FUSEFS_WINDOW_PINNED;
+constexpr uint32_t kWrite = FUSEFS_WINDOW_WRITE;
+
+template <class T>
+FakeReply ioctl(FuseRig& rig, uint64_t node, uint64_t handle, uint32_t command, const T& argument) {
+  fuse_ioctl_in in{};
+  in.fh = handle;
+  in.cmd = command;
+  if ((_IOC_DIR(command) & _IOC_WRITE) != 0) in.in_size = _IOC_SIZE(command);
+  if ((_IOC_DIR(command) & _IOC_READ) != 0) in.out_size = _IOC_SIZE(command);
+  return rig.call(FUSE_IOCTL, node,
+                  Body(in).data(bytes_of(argument).first(std::min<size_t>(in.in_size, sizeof(T)))));
+}
+
+// A rig with one file of 16 pages of 'a'.
+struct WindowRig : FuseRig {
+  explicit WindowRig(const TestSeed& seed, bool passthrough = true) : FuseRig(seed) {
+    kernel().set_backs_files(passthrough);
+    server().kernel().passthrough = passthrough;
+    node = create("file", &handle).nodeid;
+    model.assign(16 * kPage, std::byte{'a'});
+    REQUIRE(write(node, handle, 0, model).error == 0);
+  }
+
+  FakeReply try_open(uint64_t descriptor, uint32_t flags, uint64_t pos = 0, uint64_t len = 0) {
+    fusefs_window_open in{};
+    in.version = 1;
+    in.flags = flags;
+    in.pos = pos;
+    in.len = len;
+    return ioctl(*this, node, descriptor, FUSEFS_IOC_WINDOW_OPEN, in);
+  }
+  fusefs_window_open open_window(uint64_t descriptor, uint32_t flags, uint64_t pos = 0,
+                                 uint64_t len = 0) {
+    const FakeReply reply = try_open(descriptor, flags, pos, len);
+    REQUIRE(reply.error == 0);
+    return reply.as<fusefs_window_open>(sizeof(fuse_ioctl_out));
+  }
+  // The window's memory, as a program would map it.
+  std::byte* memory(const fusefs_window_open& window) {
+    return sim().world().inside([&] {
+      const auto holder =
+          server().windows().find(window.window, {window.secret[0], window.secret[1]});
+      REQUIRE(holder);
+      return holder->window->memory->frames();
+    });
+  }
+  size_t holder_count() {
+    return sim().world().inside([&] { return server().windows().holders().size(); });
+  }
+  size_t pin_count() {
+    return sim().world().inside([&] { return sim().files().pins.all().size(); });
+  }
+  FakeReply fsync(uint64_t at, uint64_t descriptor) {
+    fuse_fsync_in in{};
+    in.fh = descriptor;
+    return call(FUSE_FSYNC, at, Body(in));
+  }
+
+  uint64_t node = 0;
+  uint64_t handle = 0;
+  Message model;
+};
+
+fusefs_window_ref ref_of(const fusefs_window_open& window) {
+  return {window.window, {window.secret[0], window.secret[1]}};
+}
+
+TEST_CASE("a window is refused to who may not, or asks for what is not there") {
+  for_each_seed(1, [](const TestSeed& seed) {
+    WindowRig rig(seed);
+    const uint64_t reader = rig.open(rig.node, O_RDONLY);
+    const uint64_t writer = rig.open(rig.node, O_WRONLY);
+    const uint64_t appender = rig.open(rig.node, O_RDWR | O_APPEND);
+    CHECK(rig.try_open(77, kPinned).error == EBADF);
+    CHECK(rig.try_open(writer, kPinned).error == EBADF);
+    CHECK(rig.try_open(reader, kPinned | kWrite).error == EBADF);
+    CHECK(rig.try_open(appender, kPinned | kWrite).error == EBADF);
+    for (const uint32_t flags : {0u, kWrite, kPinned | FUSEFS_WINDOW_MAPPED, kPinned | (1u << 7)}) {
+      CHECK(rig.try_open(rig.handle, flags).error == EINVAL);
+    }
+    CHECK(rig.try_open(reader, FUSEFS_WINDOW_MAPPED).error == EPERM);
+    CHECK(rig.try_open(rig.handle, kPinned, 1).error == EINVAL);
+    CHECK(rig.try_open(rig.handle, kPinned, 0, 100).error == EINVAL);
+    CHECK(rig.try_open(rig.handle, kPinned, 16 * kPage).error == EINVAL);
+    CHECK(rig.try_open(rig.handle, kPinned, 0, 17 * kPage).error == EINVAL);
+    CHECK(rig.try_open(rig.handle, kPinned, ~uint64_t{0} << 12, kPage).error == EINVAL);
+    fusefs_window_open in{};
+    in.version = 2;
+    in.flags = kPinned;
+    CHECK(ioctl(rig, rig.node, rig.handle, FUSEFS_IOC_WINDOW_OPEN, in).error == EINVAL);
+    CHECK(rig.holder_count() == 0);
+    CHECK(rig.pin_count() == 0);
+
+    const fusefs_window_open window =
+        rig.open_window(rig.handle, kPinned | kWrite, 4 * kPage, 8 * kPage);
+    CHECK(window.mapped_bytes == 8 * kPage);
+    CHECK(window.road == FUSEFS_WINDOW_ROAD_FILE);
+    CHECK(rig.try_open(rig.handle, kPinned, 0, 5 * kPage).error == EBUSY);
+    CHECK(rig.try_open(rig.handle, kPinned, 11 * kPage, kPage).error == EBUSY);
+    rig.kernel().set_caller(1000, 1000);
+    CHECK(rig.try_open(rig.handle, kPinned, 4 * kPage, 8 * kPage).error == EBUSY);
+    rig.kernel().set_caller(0, 0);
+    CHECK(rig.open_window(reader, kPinned, 4 * kPage, 8 * kPage).window == window.window);
+    CHECK(rig.open_window(rig.handle, kPinned, 0, 4 * kPage).window != window.window);
+    CHECK(rig.holder_count() == 3);
+  });
+}
+
+TEST_CASE(
+    "stores into a window are the file's: in reads past the cache, and after its end in all") {
+  for_each_seed(2, [](const TestSeed& seed) {
+    WindowRig rig(seed);
+    const fusefs_window_open window = rig.open_window(rig.handle, kPinned | kWrite);
+    std::byte* const memory = rig.memory(window);
+    CHECK(std::equal(rig.model.begin(), rig.model.end(), memory));
+    for (const ptrdiff_t page : {0, 5, 15}) {
+      std::fill_n(memory + page * ptrdiff_t{kPage} + 7, 100, std::byte{'s'});
+      std::fill_n(rig.model.begin() + page * ptrdiff_t{kPage} + 7, 100, std::byte{'s'});
+    }
+    REQUIRE(rig.fsync(rig.node, rig.handle).error == 0);
+    CHECK(rig.read(rig.node, rig.handle, 0, 16 * kPage, O_DIRECT).body == rig.model);
+    memory[3] = std::byte{'t'};
+    rig.model[3] = std::byte{'t'};
+    rig.release(rig.node, rig.handle);  // nobody has come for it
+    CHECK(rig.holder_count() == 0);
+    CHECK(rig.pin_count() == 0);
+    CHECK(rig.read(rig.node, rig.open(rig.node, O_RDONLY), 0, 16 * kPage).body == rig.model);
+  });
+}
+
+TEST_CASE("a holder is kept by descriptor, control file and connection, and ends with the last") {
+  for_each_seed(3, [](const TestSeed& seed) {
+    WindowRig rig(seed);
+    Random random(seed.seed);
+    const fusefs_window_open window = rig.open_window(rig.handle, kPinned | kWrite);
+    const fuse_entry_out entry = rig.lookup(kRoot, window.file);
+    CHECK(is_window_node(entry.nodeid));
+    CHECK(entry.entry_valid == 0);
+    CHECK(entry.attr.size == 16 * kPage);
+    CHECK(entry.attr.mode == (S_IFREG | 0600));
+    CHECK(rig.lookup(kRoot, window.file).nodeid == entry.nodeid);
+    const bool opened = random.chance(0.5);
+    if (opened) {
+      const FakeReply reply = rig.call(FUSE_OPEN, entry.nodeid, Body(fuse_open_in{O_RDWR, 0}));
+      REQUIRE(reply.error == 0);
+      const auto out = reply.as<fuse_open_out>();
+      CHECK(out.open_flags == wire::kOpenPassthrough);
+      CHECK(out.padding == 1);  // the number of the backing file
+      rig.release(entry.nodeid, out.fh);
+    }
+    std::vector<int> ends = {0, 1, 2};
+    if (random.chance(0.5)) std::swap(ends[0], ends[1]);
+    if (random.chance(0.5)) std::swap(ends[1], ends[2]);
+    int lookups = 2;
+    bool descriptor_open = true;
+    for (const int end : ends) {
+      if (end == 0) {
+        rig.release(rig.node, rig.handle);
+        descriptor_open = false;
+      } else if (end == 1) {
+        rig.forget(entry.nodeid, 1);
+      } else {
+        fuse_batch_forget_in head{};
+        head.count = 1;
+        rig.kernel().send(FUSE_BATCH_FORGET, 0,
+                          Body(head).data(bytes_of(fuse_forget_one{entry.nodeid, 1})));
+        rig.serve();
+      }
+      if (end != 0) --lookups;
+      const bool kept = lookups != 0 || (descriptor_open && !opened);
+      CHECK(rig.holder_count() == (kept ? 1 : 0));
+    }
+    CHECK(rig.holder_count() == 0);
+    CHECK(rig.pin_count() == 0);
+    CHECK(rig.kernel().backing_count() == 0);
+    // The name is nobody's any more.
+    CHECK(rig.call(FUSE_LOOKUP, kRoot, Body().name(window.file)).as<fuse_entry_out>().nodeid == 0);
+    CHECK(rig.call(FUSE_GETATTR, entry.nodeid, Body(fuse_getattr_in{})).error == ENOENT);
+  });
+}
+
+TEST_CASE("answers that do not arrive leave no window and no lookup behind") {
+  for_each_seed(1, [](const TestSeed& seed) {
+    WindowRig rig(seed);
+    const fusefs_window_open window = rig.open_window(rig.handle, kPinned);
+    rig.kernel().set_deaf(true);
+    rig.call(FUSE_LOOKUP, kRoot, Body().name(window.file));
+    rig.try_open(rig.handle, kPinned);
+    rig.kernel().set_deaf(false);
+    CHECK(rig.holder_count() == 2);
+    rig.release(rig.node, rig.handle);
+    CHECK(rig.holder_count() == 0);
+  });
+}
+
+TEST_CASE("windows last as long as their last holder, in whatever order they come and go") {
+  for_each_seed(4, [](const TestSeed& seed) {
+    WindowRig rig(seed);
+    Random random(seed.seed);
+    std::vector<uint64_t> descriptors;
+    std::byte stored{'0'};
+    for (int step = 0; step < 40; ++step) {
+      if (descriptors.size() < 5 && random.chance(0.6)) {
+        const bool writes = random.chance(0.7);
+        const uint64_t descriptor = rig.open(rig.node, writes ? O_RDWR : O_RDONLY);
+        const auto window = rig.open_window(descriptor, kPinned | (writes ? kWrite : 0));
+        std::byte* const memory = rig.memory(window);
+        CHECK(std::equal(rig.model.begin(), rig.model.end(), memory));
+        if (writes) {
+          const size_t at = random.below(16 * kPage);
+          memory[at] = rig.model[at] = stored;
+          stored = std::byte{static_cast<unsigned char>('0' + step)};
+        }
+        descriptors.push_back(descriptor);
+      } else if (!descriptors.empty()) {
+        const size_t which = random.below(descriptors.size());
+        rig.release(rig.node, descriptors[which]);
+        descriptors.erase(descriptors.begin() + static_cast<ptrdiff_t>(which));
+      }
+      CHECK(rig.holder_count() == descriptors.size());
+      if (random.chance(0.3)) REQUIRE(rig.fsync(rig.node, rig.handle).error == 0);
+    }
+    for (const uint64_t descriptor : descriptors) rig.release(rig.node, descriptor);
+    CHECK(rig.pin_count() == 0);
+    CHECK(rig.read(rig.node, rig.handle, 0, 16 * kPage).body == rig.model);
+  });
+}
+
+TEST_CASE("a control file is nothing but memory") {
+  WindowRig rig(TestSeed{1});
+  const auto window = rig.open_window(rig.handle, kPinned | kWrite);
+  const auto view = rig.open_window(rig.handle, kPinned);
+  const uint64_t node = rig.lookup(kRoot, window.file).nodeid;
+  const fuse_entry_out view_entry = rig.lookup(kRoot, view.file);
+  CHECK(view_entry.attr.mode == (S_IFREG | 0400));
+  CHECK(rig.call(FUSE_OPEN, view_entry.nodeid, Body(fuse_open_in{O_RDWR, 0})).error == EACCES);
+  CHECK(rig.call(FUSE_OPEN, node, Body(fuse_open_in{O_RDWR | O_TRUNC, 0})).error == EACCES);
+  CHECK(rig.call(FUSE_GETATTR, node, Body(fuse_getattr_in{})).as<fuse_attr_out>().attr.size ==
+        16 * kPage);
+  CHECK(rig.call(wire::kOpStatx, node, Body(wire::StatxIn{})).as<wire::StatxOut>().stat.size ==
+        16 * kPage);
+  CHECK(rig.call(FUSE_SETATTR, node, Body(fuse_setattr_in{})).error == EPERM);
+  CHECK(rig.call(FUSE_FALLOCATE, node, Body(fuse_fallocate_in{})).error == EPERM);
+  CHECK(rig.call(FUSE_READ, node, Body(fuse_read_in{})).error == EPERM);
+  CHECK(rig.call(FUSE_GETXATTR, node, Body(fuse_getxattr_in{}).name("user.a")).error == ENODATA);
+  CHECK(rig.call(FUSE_LSEEK, node, Body(fuse_lseek_in{})).error == EOPNOTSUPP);
+  CHECK(ioctl(rig, node, 0, FUSEFS_IOC_INFO, fusefs_info{}).error == ENOTTY);
+  CHECK(ioctl(rig, node, 0, FUSEFS_IOC_WINDOW_FLUSH, ref_of(window)).error == 0);
+  CHECK(rig.call(FUSE_STATFS, node).error == 0);
+  rig.memory(window)[0] = std::byte{'x'};
+  CHECK(rig.fsync(node, 0).error == 0);
+  CHECK(rig.read(rig.node, rig.handle, 0, 1, O_DIRECT).body == Message{std::byte{'x'}});
+  CHECK(
+      rig.call(FUSE_LOOKUP, kRoot, Body().name(".fusefs-window-zz")).as<fuse_entry_out>().nodeid ==
+      0);
+}
+
+TEST_CASE("flush and direct I/O take who has the secret, and is the user") {
+  WindowRig rig(TestSeed{1});
+  const auto window = rig.open_window(rig.handle, kPinned | kWrite);
+  uint64_t other_handle = 0;
+  const uint64_t other = rig.create("other", &other_handle).nodeid;
+  fusefs_window_ref ref = ref_of(window);
+  CHECK(ioctl(rig, rig.node, rig.handle, FUSEFS_IOC_WINDOW_FLUSH, ref).error == 0);
+  CHECK(ioctl(rig, other, other_handle, FUSEFS_IOC_WINDOW_FLUSH, ref).error == ESTALE);
+  ref.secret[1] ^= 1;
+  CHECK(ioctl(rig, rig.node, rig.handle, FUSEFS_IOC_WINDOW_FLUSH, ref).error == ESTALE);
+  ref.secret[1] ^= 1;
+  rig.kernel().set_caller(1000, 1000);
+  CHECK(ioctl(rig, rig.node, rig.handle, FUSEFS_IOC_WINDOW_FLUSH, ref).error == ESTALE);
+  rig.kernel().set_caller(0, 0);
+
+  const auto move = [&](uint64_t node, uint64_t handle, fusefs_window_io io) {
+    io.version = 1;
+    io.ref = ref;
+    const FakeReply reply = ioctl(rig, node, handle, FUSEFS_IOC_WINDOW_IO, io);
+    if (reply.error != 0) return -static_cast<int64_t>(reply.error);
+    return static_cast<int64_t>(reply.as<fusefs_window_io>(sizeof(fuse_ioctl_out)).done);
+  };
+  fusefs_window_io io{};
+  io.flags = FUSEFS_WINDOW_IO_WRITE;
+  io.len = 4 * kPage;
+  io.file_pos = kPage;
+  rig.memory(window)[0] = std::byte{'w'};
+  CHECK(move(other, other_handle, io) == 4 * kPage);
+  Message expected(5 * kPage, std::byte{'a'});
+  std::fill_n(expected.begin(), kPage, std::byte{0});
+  expected[kPage] = std::byte{'w'};
+  CHECK(rig.read(other, other_handle, 0, 8 * kPage).body == expected);
+  REQUIRE(rig.write(other, other_handle, 0, Message(2 * kPage + 100, std::byte{'o'})).error == 0);
+  io.flags = 0;
+  io.file_pos = 2 * kPage;
+  io.window_pos = 15 * kPage;
+  io.len = kPage;
+  CHECK(move(other, other_handle, io) == kPage);
+  CHECK(rig.memory(window)[15 * kPage + 99] == std::byte{'o'});
+  CHECK(rig.memory(window)[15 * kPage + 100] == std::byte{'a'});
+  io.len = 2 * kPage;
+  CHECK(move(other, other_handle, io) == -EINVAL);
+  io.len = 100;
+  CHECK(move(other, other_handle, io) == -EINVAL);
+  io.len = 0;
+  CHECK(move(other, other_handle, io) == -EINVAL);
+  io.len = kPage;
+  CHECK(move(other, rig.open(other, O_WRONLY), io) == -EBADF);
+  io.flags = FUSEFS_WINDOW_IO_WRITE;
+  CHECK(move(other, rig.open(other, O_RDONLY), io) == -EBADF);
+  CHECK(move(other, rig.open(other, O_RDWR | O_APPEND), io) == -EBADF);
+  ref = ref_of(rig.open_window(rig.handle, kPinned));
+  CHECK(move(other, other_handle, io) == kPage);
+  io.flags = 0;
+  CHECK(move(other, other_handle, io) == -EBADF);  // into a window for reading
+}
+
+TEST_CASE("who holds what is told to root, and to others what is theirs") {
+  WindowRig rig(TestSeed{1});
+  rig.open_window(rig.handle, kPinned | kWrite, 0, 4 * kPage);
+  rig.kernel().set_caller(1000, 1000);
+  rig.open_window(rig.handle, kPinned, 4 * kPage, 4 * kPage);
+  const auto told = [&] {
+    const FakeReply reply = ioctl(rig, kRoot, 0, FUSEFS_IOC_PINS, fusefs_stats_piece{});
+    REQUIRE(reply.error == 0);
+    const auto piece = reply.as<fusefs_stats_piece>(sizeof(fuse_ioctl_out));
+    return nlohmann::json::parse(std::string(piece.data, piece.len));
+  };
+  CHECK(told()["windows"].size() == 1);
+  CHECK(told()["pins"].size() == 1);
+  CHECK(told()["windows"][0]["pos"] == 4 * kPage);
+  CHECK(told()["windows"][0]["writable"] == false);
+  rig.kernel().set_caller(0, 0);
+  CHECK(told()["windows"].size() == 2);
+  // Not what another user has asked for.
+  const FakeReply reply = ioctl(rig, kRoot, 0, FUSEFS_IOC_PINS, fusefs_stats_piece{});
+  auto piece = reply.as<fusefs_stats_piece>(sizeof(fuse_ioctl_out));
+  CHECK(ioctl(rig, kRoot, 0, FUSEFS_IOC_PINS, piece).error == 0);
+  CHECK(ioctl(rig, kRoot, 0, FUSEFS_IOC_STATS, piece).error == ESTALE);
+  rig.kernel().set_caller(1000, 1000);
+  CHECK(ioctl(rig, kRoot, 0, FUSEFS_IOC_PINS, piece).error == ESTALE);
+}
+
+// ---- The socket ----
+
+OwnedFd connect_to(const fusefs_window_open& window) {
+  OwnedFd fd(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  const size_t len = std::strlen(window.socket);
+  std::memcpy(address.sun_path + 1, window.socket, len);
+  const auto bytes = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + len);
+  REQUIRE(connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), bytes) == 0);
+  return fd;
+}
+
+// Returns the error of the answer; `memory` is what came with it.
+int ask(const OwnedFd& connection, const fusefs_window_ref& ref, uint32_t flags, OwnedFd* memory) {
+  fusefs_window_hello hello{};
+  hello.version = 1;
+  hello.flags = flags;
+  hello.ref = ref;
+  REQUIRE(send(connection.get(), &hello, sizeof(hello), MSG_NOSIGNAL) == sizeof(hello));
+  fusefs_window_answer answer{};
+  iovec part{&answer, sizeof(answer)};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  msghdr header{};
+  header.msg_iov = &part;
+  header.msg_iovlen = 1;
+  header.msg_control = control;
+  header.msg_controllen = sizeof(control);
+  REQUIRE(recvmsg(connection.get(), &header, MSG_CMSG_CLOEXEC) == sizeof(answer));
+  if (const cmsghdr* rights = CMSG_FIRSTHDR(&header)) {
+    int fd = -1;
+    std::memcpy(&fd, CMSG_DATA(rights), sizeof(fd));
+    *memory = OwnedFd(fd);
+  }
+  return answer.error;
+}
+
+TEST_CASE(
+    "the socket hands out the memory, keeps its size, and ends the holder with the connection") {
+  WindowRig rig(TestSeed{1}, false);
+  const auto window = rig.open_window(rig.handle, kPinned | kWrite);
+  const auto view = rig.open_window(rig.handle, kPinned);
+  CHECK(window.road == FUSEFS_WINDOW_ROAD_SOCKET);
+  CHECK(std::string(window.file).empty());
+  fusefs_window_ref wrong = ref_of(window);
+  wrong.window += 1;
+  OwnedFd memory;
+  OwnedFd connection = connect_to(window);
+  // Who we are is no matter here: the windows are root's.
+  const bool is_root = geteuid() == 0;
+  CHECK(ask(connection, wrong, 0, &memory) == EACCES);
+  CHECK(ask(connection, ref_of(window), 1u << 9, &memory) == EINVAL);
+  if (!is_root) {
+    CHECK(ask(connection, ref_of(window), 0, &memory) == EACCES);
+    return;
+  }
+  REQUIRE(ask(connection, ref_of(window), 0, &memory) == 0);
+  REQUIRE(memory);
+  CHECK(ftruncate(memory.get(), 0) != 0);
+  CHECK(fcntl(memory.get(), F_ADD_SEALS, F_SEAL_WRITE) != 0);
+  void* const mapped =
+      mmap(nullptr, window.mapped_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, memory.get(), 0);
+  REQUIRE(mapped != MAP_FAILED);
+  static_cast<char*>(mapped)[5] = 'z';
+  rig.model[5] = std::byte{'z'};
+  CHECK(ask(connection, ref_of(view), 0, &memory) == EINVAL);  // it is another's already
+
+  OwnedFd second = connect_to(view);
+  REQUIRE(ask(second, ref_of(view), 0, &memory) == 0);
+  CHECK(mmap(nullptr, view.mapped_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, memory.get(), 0) ==
+        MAP_FAILED);
+
+  rig.release(rig.node, rig.handle);
+  CHECK(rig.holder_count() == 2);
+  connection = OwnedFd();
+  second = OwnedFd();
+  for (int i = 0; i < 10'000 && rig.holder_count() != 0; ++i) {
+    usleep(1000);  // until its thread has seen it
+    rig.serve();
+  }
+  CHECK(rig.holder_count() == 0);
+  munmap(mapped, window.mapped_bytes);
+  CHECK(rig.read(rig.node, rig.open(rig.node, O_RDONLY), 0, 16 * kPage).body == rig.model);
+}
+
+}  // namespace
+}  // namespace fusefs
