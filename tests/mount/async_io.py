@@ -9,7 +9,9 @@ from mounts import *
 _machine = os.uname().machine
 _AIO = {"x86_64": (206, 207, 208, 209), "aarch64": (0, 1, 4, 2)}.get(_machine)
 _URING_SETUP, _URING_ENTER = 425, 426
+_URING_REGISTER, _REGISTER_BUFFERS = 427, 0
 _IORING_OP_WRITE, _GETEVENTS = 23, 1
+IORING_OP_READ_FIXED, IORING_OP_WRITE_FIXED = 4, 5
 
 
 def _address(buffer):
@@ -65,11 +67,16 @@ class Uring:
         self.cq = mmap.mmap(self.fd, self.cqes_at + 16 * self.cq_entries, flags, offset=0x8000000)
         self.sqes = mmap.mmap(self.fd, 64 * self.entries, flags, offset=0x10000000)
 
-    def submit(self, fd, buffer, pos, length, tag=0, offset=0, rw_flags=0):
+    def register(self, buffer):
+        """As the only fixed buffer: its pages are pinned from now on."""
+        vector = ctypes.create_string_buffer(struct.pack("=QQ", _address(buffer), len(buffer)))
+        syscall(_URING_REGISTER, self.fd, _REGISTER_BUFFERS, vector, 1)
+
+    def submit(self, fd, buffer, pos, length, tag=0, offset=0, rw_flags=0, opcode=_IORING_OP_WRITE):
         (tail,) = struct.unpack_from("=I", self.sq, self.sq_tail_at)
         (mask,) = struct.unpack_from("=I", self.sq, self.sq_mask_at)
         slot = tail & mask
-        struct.pack_into("=BBHiQQIIQ24x", self.sqes, 64 * slot, _IORING_OP_WRITE, 0, 0, fd, pos,
+        struct.pack_into("=BBHiQQIIQ24x", self.sqes, 64 * slot, opcode, 0, 0, fd, pos,
                          _address(buffer) + offset, length, rw_flags, tag)
         struct.pack_into("=I", self.sq, self.array_at + 4 * slot, slot)
         struct.pack_into("=I", self.sq, self.sq_tail_at, (tail + 1) & 0xffffffff)
