@@ -67,6 +67,8 @@ MountedVolume::MountedVolume(MountOptions options, std::function<void(const std:
 
 MountedVolume::~MountedVolume() {
   stop();
+  end_faults();
+  if (server_) server_->fault_gate()->close();
   for (std::thread& thread : threads_) thread.join();
   if (server_) server_->window_socket().stop();
   if (server_) server_->notifier().stop();
@@ -261,8 +263,19 @@ void MountedVolume::stop() {
   note_finished();
 }
 
+// No operation waits for a program from now on.
+void MountedVolume::end_faults() {
+  if (!server_) return;
+  {
+    const MonitorHold hold(monitor_);
+    server_->windows().end_faults();
+  }
+  if (reactors_) reactors_->kick();
+}
+
 Result<void> MountedVolume::close(std::string* message) {
   stop();
+  end_faults();
   for (std::thread& thread : threads_) thread.join();
   threads_.clear();
   if (server_) server_->window_socket().stop();

@@ -49,6 +49,7 @@ class MountedVolume {
   void begin_unmount();
   // Ends serving, users or not. Any thread.
   void stop();
+  void end_faults();
 
   // Everything to the device, volume clean, answer to who waits in umount(2).
   Result<void> close(std::string* message);

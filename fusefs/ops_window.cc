@@ -38,6 +38,7 @@ struct WindowOpenStash {
   std::shared_ptr<WindowHolder> holder;
   std::shared_ptr<MadeMemory> made;
   PinStash pin;
+  bool pinning = false;  // the mapped window: others wait
 };
 
 Result<void> check_flags(const fusefs_window_open& in) {
@@ -50,7 +51,6 @@ Result<void> check_flags(const fusefs_window_open& in) {
   if (kind == 0 || kind == kKinds) return Error::invalid_argument;
   if (kind == FUSEFS_WINDOW_MAPPED) {
     if ((in.flags & FUSEFS_WINDOW_WRITE) == 0) return Error::not_permitted;
-    return Error::not_supported;  // its faults are not served yet
   }
   return {};
 }
@@ -108,6 +108,38 @@ PinRequest pin_request(FuseOperation& op, const WindowHolder& holder) {
   return request;
 }
 
+// One pin for all holders of a mapped window: the first makes it.
+Attempt<void> pin_mapped(FuseOperation& op, WindowOpenStash& stash) {
+  Server& server = op.server();
+  Window& window = *stash.holder->window;
+  FileContext& files = server.volume().files();
+  if (!window.pin) {
+    if (window.being_pinned && !stash.pinning) {
+      return restart_after(window.changed, RestartReason::data_io);
+    }
+    window.being_pinned = stash.pinning = true;
+    if (!window.faults) {
+      window.faults = std::make_shared<WindowFaults>(server.fault_gate(), server.scheduler(), files,
+                                                     server.windows().counters(), window.range);
+    }
+    PinRequest request = pin_request(op, *stash.holder);
+    request.kind = PinKind::mapped;
+    request.protect = [faults = std::weak_ptr<WindowFaults>(window.faults)](FileRange pages) {
+      if (const auto there = faults.lock()) there->protect(pages);
+    };
+    Attempt<Ref<Pin>> pinned = begin_pin(files, *stash.inode, request, stash.pin);
+    if (pinned.must_restart()) return pinned.restart();
+    window.being_pinned = stash.pinning = false;
+    window.changed.wake_all();
+    if (pinned.failed()) return pinned.error();
+    window.pin = std::move(pinned).value();
+    window.faults->set_pin(window.pin);
+  }
+  ++window.pin_user_count;
+  stash.holder->shares_pin = true;
+  return {};
+}
+
 template <size_t N>
 void copy_text(char (&to)[N], const std::string& text) {
   text.copy(to, N - 1);
@@ -162,6 +194,8 @@ Attempt<void> try_open_window(FuseOperation& op, IoctlStash& answer, WindowOpenS
     TRY(request.range, window_range(in, inode.attr.size));
     request.inode = stash.inode;
     request.writable = writable;
+    const bool mapped = (in.flags & FUSEFS_WINDOW_MAPPED) != 0;
+    request.kind = mapped ? WindowKind::mapped : WindowKind::pinned;
     request.by_file = server.kernel().passthrough && (in.flags & FUSEFS_WINDOW_SOCKET) == 0;
     request.uid = op.caller().uid;
     request.gid = op.caller().gid;
@@ -185,8 +219,13 @@ Attempt<void> try_open_window(FuseOperation& op, IoctlStash& answer, WindowOpenS
     if (!stash.holder->by_file) ATTEMPT_OK(server.window_socket().start());
     stash.phase = Phase::pin;
   }
-  COMMIT(Ref<Pin> pin,
-         begin_pin(server.volume().files(), inode, pin_request(op, *stash.holder), stash.pin));
+  Ref<Pin> pin;
+  if (stash.holder->window->kind == WindowKind::mapped) {
+    COMMIT_OK(pin_mapped(op, stash));
+  } else {
+    COMMIT(pin,
+           begin_pin(server.volume().files(), inode, pin_request(op, *stash.holder), stash.pin));
+  }
   server.windows().set_open(stash.holder, std::move(pin));
   server.windows().counters().open_latency_ns.record(server.clock().monotonic_ns() -
                                                      stash.begun_ns);

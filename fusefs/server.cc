@@ -15,6 +15,11 @@ Server::Server(Volume& volume, Monitor& monitor, Scheduler& scheduler, Channel& 
       facts_(std::move(facts)),
       buffers_(kMaxWriteBytes),
       notifier_(channel, monitor, counters_),
+      fault_gate_(std::make_shared<FaultGate>(monitor,
+                                              [this] {
+                                                if (engine_.reactors != nullptr)
+                                                  engine_.reactors->kick();
+                                              })),
       window_socket_(*this) {
   windows_.on_gone = [this](std::shared_ptr<WindowHolder> holder) {
     scheduler_.start(std::make_unique<EndWindowOperation>(*this, std::move(holder)));

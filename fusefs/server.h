@@ -42,6 +42,7 @@ class Server {
  public:
   Server(Volume& volume, Monitor& monitor, Scheduler& scheduler, Channel& channel,
          const Clock& clock, const MountOptions& options, MountFacts facts);
+  ~Server() { fault_gate_->close(); }
 
   // For the whole time, any thread.
   Channel& channel() { return channel_; }
@@ -78,6 +79,8 @@ class Server {
   Snapshots& snapshots() { return snapshots_; }
   ReplacedRanges& replaced_ranges() { return replaced_ranges_; }
   Windows& windows() { return windows_; }
+  // For threads that serve the faults of programs. Closed before the mount's threads go.
+  const std::shared_ptr<FaultGate>& fault_gate() const { return fault_gate_; }
   WindowSocket& window_socket() { return window_socket_; }
 
   // The kernel knows the inode, or the control file of a window, once more / so many times less.
@@ -120,6 +123,7 @@ class Server {
   OpenFiles open_files_;
   Snapshots snapshots_;
   ReplacedRanges replaced_ranges_;
+  const std::shared_ptr<FaultGate> fault_gate_;
   Windows windows_;
   WindowSocket window_socket_;
   std::unique_ptr<CallerFiles> caller_files_;

@@ -9,6 +9,7 @@ namespace fusefs {
 Attempt<void> EndWindowOperation::attempt() {
   const Window& window = *holder_->window;
   if (phase_ == Phase::unpin) {
+    if (std::exchange(holder_->shares_pin, false)) leave_mapped();
     if (holder_->pin) {
       const Attempt<void> ended = end_pin(server_.volume().files(), *holder_->pin);
       if (ended.must_restart()) return ended;
@@ -32,6 +33,15 @@ Attempt<void> EndWindowOperation::attempt() {
     }
   }
   return {};
+}
+
+// Of a mapped window. The last takes the pin with it.
+void EndWindowOperation::leave_mapped() {
+  Window& window = *holder_->window;
+  window.faults->detach(holder_->number);
+  if (--window.pin_user_count != 0) return;
+  window.faults->end();
+  holder_->pin = std::move(window.pin);
 }
 
 namespace {

@@ -26,6 +26,8 @@ class EndWindowOperation final : public Operation {
  private:
   enum class Phase : uint8_t { unpin, refresh, remove, done };
 
+  void leave_mapped();
+
   Server& server_;
   const std::shared_ptr<WindowHolder> holder_;
   Phase phase_ = Phase::unpin;

@@ -1,5 +1,6 @@
 #include "fusefs/window_socket.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -189,7 +190,16 @@ bool WindowSocket::serve(const std::shared_ptr<Connection>& connection) {
   if (!message) return !closed;
   int memory_fd = -1;
   std::shared_ptr<void> keeps;
-  const int error = handle(connection, *message, &memory_fd, &keeps);
+  std::shared_ptr<WindowFaults> faults;
+  int error = handle(connection, *message, &memory_fd, &keeps, &faults);
+  if (faults) {
+    OwnedFd refusals(fcntl(connection->fd.get(), F_DUPFD_CLOEXEC, 0));
+    const Result<void> attached =
+        !refusals ? Result<void>(Error::no_memory)
+                  : faults->attach(connection->holder, std::move(message->descriptor),
+                                   message->hello.address, std::move(refusals));
+    if (!attached.ok()) error = error_errno(attached.error());
+  }
   if (connection->busy.load()) {
     if (server_.engine().reactors != nullptr) server_.engine().reactors->kick();
     return true;
@@ -224,8 +234,9 @@ class WindowSocket::FlushOperation final : public Operation {
 };
 
 // Returns an errno, or 0. `keeps` keeps the descriptor open until it has been sent.
-int WindowSocket::handle(const std::shared_ptr<Connection>& connection, Message& message,
-                         int* memory_fd, std::shared_ptr<void>* keeps) {
+int WindowSocket::handle(const std::shared_ptr<Connection>& connection, const Message& message,
+                         int* memory_fd, std::shared_ptr<void>* keeps,
+                         std::shared_ptr<WindowFaults>* window_faults) {
   constexpr uint32_t kKnown =
       FUSEFS_WINDOW_HELLO_HAS_MEMORY | FUSEFS_WINDOW_HELLO_FAULTS | FUSEFS_WINDOW_HELLO_FLUSH;
   const fusefs_window_hello& hello = message.hello;
@@ -244,7 +255,12 @@ int WindowSocket::handle(const std::shared_ptr<Connection>& connection, Message&
     server_.scheduler().start(std::make_unique<FlushOperation>(server_, *this, connection, holder));
     return 0;
   }
-  if (faults) return EOPNOTSUPP;
+  if (faults) {
+    const bool is_its = connection->holder == holder->number && holder->window->faults;
+    if (!is_its) return EINVAL;
+    *window_faults = holder->window->faults;
+    return 0;
+  }
   if (connection->holder != 0 && connection->holder != holder->number) return EINVAL;
   if (connection->holder == 0) {
     connection->holder = holder->number;

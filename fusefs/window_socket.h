@@ -33,6 +33,7 @@
 namespace fusefs {
 
 class Server;
+class WindowFaults;
 
 inline constexpr size_t kWindowConnectionsMax = 4096;
 inline constexpr size_t kWindowConnectionsMaxPerUser = 1024;
@@ -70,8 +71,8 @@ class WindowSocket {
   void run();
   void accept_all();
   bool serve(const std::shared_ptr<Connection>& connection);
-  int handle(const std::shared_ptr<Connection>& connection, Message& message, int* memory_fd,
-             std::shared_ptr<void>* keeps);
+  int handle(const std::shared_ptr<Connection>& connection, const Message& message, int* memory_fd,
+             std::shared_ptr<void>* keeps, std::shared_ptr<WindowFaults>* window_faults);
   void close(Connection& connection);
   void wake();
   static std::optional<Message> receive(const Connection& connection, bool* closed);

@@ -58,13 +58,15 @@ std::shared_ptr<Window> Windows::find_window(const WindowRequest& request,
 Attempt<std::shared_ptr<WindowHolder>> Windows::add(const WindowRequest& request) {
   Window* in_the_way = nullptr;
   std::shared_ptr<Window> window = find_window(request, &in_the_way);
+  // The pin of a mapped one ends once.
+  if (window && window->kind == WindowKind::mapped) in_the_way = window.get();
   if (in_the_way != nullptr) {
     const bool is_going = std::none_of(holders_.begin(), holders_.end(), [&](const auto& entry) {
       return entry.second->window.get() == in_the_way &&
              entry.second->phase != WindowHolder::Phase::ending;
     });
     if (is_going) return restart_after(in_the_way->changed, RestartReason::data_io);
-    return Error::too_busy;
+    if (!window) return Error::too_busy;
   }
   if (holders_.size() >= kWindowHoldersMax) return Error::no_memory;
   if (!window && windows_.size() >= kWindowsMax) return Error::no_memory;
@@ -142,6 +144,12 @@ void Windows::end_all() {
   for (const auto& [number, holder] : holders_) all.push_back(holder);
   // One that is being opened ends with the operation that opens it, which finds no descriptor.
   for (const auto& holder : all) end(holder);
+}
+
+void Windows::end_faults() {
+  for (const auto& [ino, window] : windows_) {
+    if (window->faults) window->faults->end();
+  }
 }
 
 // ---- Who is it? ----

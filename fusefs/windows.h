@@ -5,8 +5,9 @@
 //        +--- error ---------+
 //
 // A window is a range of a file and its memory; a holder is a program's right to it, for reading or
-// for writing too, and has a pin of its own on the range, in that memory. The window lasts as long
-// as it has holders. How a holder comes to its memory, and how it is known that it has gone:
+// for writing too, and has a pin of its own on the range, in that memory; holders of a mapped
+// window share one. The window lasts as long as it has holders. How a holder comes to its memory,
+// and how it is known that it has gone:
 //
 //     descriptor   the one that it was opened on, until somebody came for the memory
 //     control file looked up in the root of the mount by the holder's secret; opened, it is a way
@@ -39,6 +40,7 @@
 
 #include "core/file/pin.h"
 #include "core/stats/window_stats.h"
+#include "fusefs/window_faults.h"
 #include "fusefs/window_memory.h"
 
 namespace fusefs {
@@ -70,7 +72,14 @@ struct Window {
   bool being_made = false;
   uint32_t holder_count = 0;
   uint32_t writer_count = 0;  // of these, for writing
-  Waitable changed{};         // the memory has been made, or could not be; the window has gone
+
+  // Of a mapped one: its holders share one pin, which ends with the last of them.
+  std::shared_ptr<WindowFaults> faults{};
+  Ref<Pin> pin{};
+  bool being_pinned = false;
+  uint32_t pin_user_count = 0;
+
+  Waitable changed{};  // the memory has been made, or could not be; the window has gone
 
   uint64_t pos() const { return file_pos(range.first); }
   uint64_t len() const { return block_bytes(range.count()); }
@@ -87,9 +96,10 @@ struct WindowHolder {
   const uint32_t pid;  // who opened it; 0: not to be seen
   const Timestamp since;
   Phase phase = Phase::opening;
-  bool by_file = false;  // there is a control file
-  OpenFile file{};       // for fsync
-  Ref<Pin> pin{};        // once it is open
+  bool by_file = false;     // there is a control file
+  OpenFile file{};          // for fsync
+  Ref<Pin> pin{};           // once it is open; of a pinned window
+  bool shares_pin = false;  // of a mapped one: counted by it
   // Who keeps it.
   uint64_t descriptor = 0;  // handle of OpenFiles; 0: closed, or somebody came for the memory
   uint64_t lookups = 0;     // of its control file
@@ -135,6 +145,8 @@ class Windows {
   std::shared_ptr<WindowMemory> remove(const std::shared_ptr<WindowHolder>& holder);
   // All holders: the mount ends.
   void end_all();
+  // No fault is served any more, so that no operation waits for a program. Before end_all().
+  void end_faults();
 
   // Null unless there is such a holder, and it is open.
   std::shared_ptr<WindowHolder> find(uint64_t window, const WindowSecret& secret) const;
