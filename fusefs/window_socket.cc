@@ -20,6 +20,11 @@
 #include "fusefs/window_end.h"
 
 namespace fusefs {
+namespace {
+
+constexpr int kAcceptPauseMs = 100;
+
+}  // namespace
 
 // ---- Starting and stopping ----
 
@@ -84,12 +89,13 @@ void WindowSocket::run() {
   while (!stopping_.load()) {
     waiting.clear();
     waiting.push_back({wake_.get(), POLLIN, 0});
-    waiting.push_back({listener_.get(), POLLIN, 0});
+    waiting.push_back({accept_failed_ ? -1 : listener_.get(), POLLIN, 0});
     for (const auto& connection : connections_) {
       // What is behind a question comes after its answer.
       waiting.push_back({connection->busy.load() ? -1 : connection->fd.get(), POLLIN, 0});
     }
-    if (poll(waiting.data(), waiting.size(), -1) < 0) continue;
+    const int timeout_ms = std::exchange(accept_failed_, false) ? kAcceptPauseMs : -1;
+    if (poll(waiting.data(), waiting.size(), timeout_ms) < 0) continue;
     uint64_t woken = 0;
     (void)!read(wake_.get(), &woken, sizeof(woken));
     for (size_t i = connections_.size(); i-- > 0;) {
@@ -104,7 +110,11 @@ void WindowSocket::run() {
 void WindowSocket::accept_all() {
   while (true) {
     OwnedFd fd(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-    if (!fd) return;
+    if (!fd) {
+      // Who waits to be accepted stays readable: without a descriptor left we would not rest.
+      accept_failed_ = errno != EAGAIN && errno != EINTR && errno != ECONNABORTED;
+      return;
+    }
     ucred peer{};
     socklen_t len = sizeof(peer);
     if (getsockopt(fd.get(), SOL_SOCKET, SO_PEERCRED, &peer, &len) != 0) continue;

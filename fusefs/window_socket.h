@@ -92,6 +92,7 @@ class WindowSocket {
   // The thread's.
   std::vector<std::shared_ptr<Connection>> connections_;
   std::map<uint32_t, size_t> of_user_;
+  bool accept_failed_ = false;  // try again in a while
 };
 
 }  // namespace fusefs

@@ -274,6 +274,16 @@ TEST_CASE("a control file is nothing but memory") {
   CHECK(ioctl(rig, node, 0, FUSEFS_IOC_INFO, fusefs_info{}).error == ENOTTY);
   CHECK(ioctl(rig, node, 0, FUSEFS_IOC_WINDOW_FLUSH, ref_of(window)).error == 0);
   CHECK(rig.call(FUSE_STATFS, node).error == 0);
+  CHECK(rig.call(FUSE_LINK, kRoot, Body(fuse_link_in{node}).name("link")).error == ENOENT);
+  CHECK(rig.call(FUSE_LOOKUP, node, Body().name(".")).error == EPERM);
+  CHECK(rig.call(FUSE_UNLINK, kRoot, Body().name(window.file)).error == ENOENT);
+  CHECK(rig.call(FUSE_RENAME, kRoot, Body(fuse_rename_in{node}).name("file").name("other")).error !=
+        0);
+  fuse_copy_file_range_in copy{};
+  copy.fh_in = rig.handle;
+  copy.nodeid_out = node;
+  copy.len = kPage;
+  CHECK(rig.call(FUSE_COPY_FILE_RANGE, rig.node, Body(copy)).error == EBADF);
   rig.memory(window)[0] = std::byte{'x'};
   CHECK(rig.fsync(node, 0).error == 0);
   CHECK(rig.read(rig.node, rig.handle, 0, 1, O_DIRECT).body == Message{std::byte{'x'}});
