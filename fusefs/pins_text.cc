@@ -8,7 +8,17 @@
 namespace fusefs {
 namespace {
 
-const char* pin_kind_name(PinKind kind) { return kind == PinKind::read ? "read" : "write"; }
+const char* pin_kind_name(PinKind kind) {
+  switch (kind) {
+    case PinKind::read:
+      return "read";
+    case PinKind::write:
+      return "write";
+    case PinKind::mapped:
+      return "mapped";
+  }
+  return "unknown";
+}
 
 Json range_json(InodeNo ino, const FileRange& range) {
   Json json;
@@ -45,7 +55,8 @@ Json holder_json(const WindowHolder& holder) {
   json["state"] = holder.phase == Phase::opening ? "opening"
                   : holder.phase == Phase::open  ? "open"
                                                  : "ending";
-  json["pin"] = holder.pin ? Json(holder.pin->id) : Json(nullptr);
+  const Ref<Pin>& pin = holder.pin ? holder.pin : window.pin;
+  json["pin"] = pin ? Json(pin->id) : Json(nullptr);
   json["by_descriptor"] = holder.descriptor != 0;
   json["by_file"] = holder.lookups != 0;
   json["connections"] = holder.connections;

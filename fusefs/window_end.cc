@@ -7,13 +7,17 @@
 namespace fusefs {
 
 Attempt<void> EndWindowOperation::attempt() {
-  const Window& window = *holder_->window;
+  Window& window = *holder_->window;
   if (phase_ == Phase::unpin) {
     if (std::exchange(holder_->shares_pin, false)) leave_mapped();
     if (holder_->pin) {
       const Attempt<void> ended = end_pin(server_.volume().files(), *holder_->pin);
       if (ended.must_restart()) return ended;
       holder_->pin.reset();
+    }
+    if (std::exchange(ends_mapped_, false)) {
+      window.being_pinned = false;
+      window.changed.wake_all();
     }
     phase_ = Phase::refresh;
   }
@@ -35,13 +39,15 @@ Attempt<void> EndWindowOperation::attempt() {
   return {};
 }
 
-// Of a mapped window. The last takes the pin with it.
+// Of a mapped window. The last takes the pin with it; who joins meanwhile waits until it has ended.
 void EndWindowOperation::leave_mapped() {
   Window& window = *holder_->window;
   window.faults->detach(holder_->number);
   if (--window.pin_user_count != 0) return;
   window.faults->end();
+  window.faults.reset();
   holder_->pin = std::move(window.pin);
+  window.being_pinned = ends_mapped_ = true;
 }
 
 namespace {

@@ -31,6 +31,7 @@ class EndWindowOperation final : public Operation {
   Server& server_;
   const std::shared_ptr<WindowHolder> holder_;
   Phase phase_ = Phase::unpin;
+  bool ends_mapped_ = false;  // the pin that all had
   Notifier::Stash notify_;
 };
 

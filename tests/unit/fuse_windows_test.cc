@@ -253,6 +253,41 @@ TEST_CASE("windows last as long as their last holder, in whatever order they com
   });
 }
 
+TEST_CASE(
+    "who joins a mapped window while its last holder goes has a pin and faults that are served") {
+  for_each_seed(4, [](const TestSeed& seed) {
+    WindowRig rig(seed);
+    constexpr uint32_t kFlags = FUSEFS_WINDOW_MAPPED | kWrite;
+    uint64_t held = rig.open(rig.node, O_RDWR);
+    rig.open_window(held, kFlags);
+    CHECK(rig.pin_count() == 1);
+    for (int i = 0; i < 10; ++i) {
+      const uint64_t next = rig.open(rig.node, O_RDWR);
+      fuse_release_in release{};
+      release.fh = held;
+      rig.kernel().send(FUSE_RELEASE, rig.node, Body(release));
+      const FakeReply reply = rig.try_open(next, kFlags);
+      REQUIRE(reply.error == 0);
+      REQUIRE(rig.sim().world().run_until_idle());
+      CHECK(rig.holder_count() == 1);
+      CHECK(rig.pin_count() == 1);
+      const auto faults = rig.sim().world().inside([&] {
+        const Window& window = *rig.server().windows().holders().begin()->second->window;
+        REQUIRE(window.pin);
+        CHECK(window.pin->inode() != nullptr);
+        CHECK_FALSE(window.being_pinned);
+        return window.faults;
+      });
+      REQUIRE(faults);
+      // Not ended: only what it is given is wrong.
+      CHECK(faults->attach(1, OwnedFd(), 0, OwnedFd()).error() == Error::invalid_argument);
+      held = next;
+    }
+    rig.release(rig.node, held);
+    CHECK(rig.pin_count() == 0);
+  });
+}
+
 TEST_CASE("a control file is nothing but memory") {
   WindowRig rig(TestSeed{1});
   const auto window = rig.open_window(rig.handle, kPinned | kWrite);
