@@ -1,0 +1,228 @@
+// bench_windows: stores into windows of fusefs against the ways that other filesystems have, timed.
+//
+//   bench_windows prepare FILE MIB
+//       makes it, written and durable
+//   bench_windows sync HOW FILE PAGES SECONDS
+//       stores a word into so many pages at random, then makes them durable, again and again
+//       HOW    pin, map (windows; fsync), mmap (msync), pwrite (fdatasync)
+//   bench_windows fault HOW FILE KIND
+//       touches every eighth page of the file for the first time, in random order
+//       HOW    map, mmap, pin (faults of the CPU only)
+//       KIND   load, store
+//   bench_windows copy HOW SOURCE TARGET PIECE-KIB SECONDS
+//       SOURCE to TARGET and again, a piece at a time
+//       HOW    window (fusefs_io, by a pinned window), readwrite, direct (O_DIRECT, also of
+//       devices)
+//
+// Prints `median-us p99-us count`; of copy, MiB/s.
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <numeric>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "fusefs/client/fusefs.h"
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr size_t kPageBytes = 4096;
+constexpr size_t kMib = 1 << 20;
+
+[[noreturn]] void die(const std::string& what) {
+  std::fprintf(stderr, "bench_windows: %s: %s\n", what.c_str(), std::strerror(errno));
+  std::exit(1);
+}
+
+double us_since(Clock::time_point begun) {
+  return std::chrono::duration<double, std::micro>(Clock::now() - begun).count();
+}
+
+void print_times(std::vector<double> times) {
+  if (times.empty()) die("nothing was timed");
+  std::sort(times.begin(), times.end());
+  std::printf("%.2f %.2f %zu\n", times[times.size() / 2], times[times.size() * 99 / 100],
+              times.size());
+}
+
+struct File {
+  explicit File(const std::string& path, int flags = O_RDWR)
+      : fd(open(path.c_str(), flags | O_CLOEXEC, 0644)) {
+    if (fd < 0) die(path);
+    const off_t end = lseek(fd, 0, SEEK_END);
+    bytes = end > 0 ? static_cast<size_t>(end) : 0;
+  }
+  int fd;
+  size_t bytes = 0;
+};
+
+// Half of it noise: zram keeps no memory for what is all alike.
+void prepare(const std::string& path, size_t mib) {
+  const File file(path, O_RDWR | O_CREAT | O_TRUNC);
+  std::mt19937_64 random(1);
+  std::vector<uint64_t> chunk(kMib / 8);
+  for (size_t i = 0; i < mib; ++i) {
+    for (size_t at = 0; at < chunk.size(); ++at) chunk[at] = at / 256 % 2 == 0 ? random() : 0;
+    if (write(file.fd, chunk.data(), kMib) != static_cast<ssize_t>(kMib)) die(path);
+  }
+  if (fsync(file.fd) != 0) die(path);
+}
+
+// The file's memory, in the way that is asked for; null for pwrite.
+char* memory_of(const std::string& how, const File& file) {
+  void* at = nullptr;
+  if (how == "pwrite") return nullptr;
+  if (how == "pin") at = fusefs_pin(file.fd, 0, 0, FUSEFS_WRITE);
+  if (how == "map") at = fusefs_map(file.fd, 0, 0, FUSEFS_WRITE);
+  if (how == "mmap") {
+    at = mmap(nullptr, file.bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file.fd, 0);
+    if (at == MAP_FAILED) die("mmap");
+  }
+  if (at == nullptr) die(how + ": " + fusefs_error());
+  return static_cast<char*>(at);
+}
+
+std::vector<size_t> shuffled(size_t count, uint64_t seed) {
+  std::vector<size_t> order(count);
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::shuffle(order.begin(), order.end(), std::mt19937_64(seed));
+  return order;
+}
+
+void make_durable(const std::string& how, const File& file, char* memory) {
+  int status = 0;
+  if (how == "mmap") {
+    status = msync(memory, file.bytes, MS_SYNC);
+  } else if (how == "pwrite") {
+    status = fdatasync(file.fd);
+  } else {
+    status = fsync(file.fd);
+  }
+  if (status != 0) die("sync");
+}
+
+void time_syncs(const std::string& how, const std::string& path, size_t pages, double seconds) {
+  const File file(path);
+  char* const memory = memory_of(how, file);
+  std::mt19937_64 random(2);
+  std::uniform_int_distribution<size_t> any(0, file.bytes / kPageBytes - 1);
+  std::vector<double> times;
+  const auto begun = Clock::now();
+  for (uint64_t round = 1; us_since(begun) < seconds * 1e6; ++round) {
+    const auto from = Clock::now();
+    for (size_t i = 0; i < pages; ++i) {
+      const size_t pos = any(random) * kPageBytes;
+      if (memory != nullptr) {
+        std::memcpy(memory + pos, &round, sizeof(round));
+      } else if (pwrite(file.fd, &round, sizeof(round), static_cast<off_t>(pos)) < 0) {
+        die("pwrite");
+      }
+    }
+    make_durable(how, file, memory);
+    times.push_back(us_since(from));
+  }
+  print_times(std::move(times));
+}
+
+void time_faults(const std::string& how, const std::string& path, bool store) {
+  const File file(path);
+  char* const memory = memory_of(how, file);
+  // Neighbours are mapped along with a page.
+  if (how == "mmap") madvise(memory, file.bytes, MADV_RANDOM);
+  std::vector<double> times;
+  uint64_t sum = 0;
+  for (const size_t eighth : shuffled(file.bytes / kPageBytes / 8, 3)) {
+    auto* const word = reinterpret_cast<volatile uint64_t*>(memory + eighth * 8 * kPageBytes);
+    const auto from = Clock::now();
+    if (store) {
+      *word = eighth;
+    } else {
+      sum += *word;
+    }
+    times.push_back(us_since(from));
+  }
+  if (sum == 1) std::puts("");
+  print_times(std::move(times));
+}
+
+struct Copier {
+  std::string how;
+  const File& source;
+  const File& target;
+  char* memory;
+  size_t piece;
+
+  void copy(size_t pos) const {
+    const auto at = static_cast<off_t>(pos);
+    const bool window = how == "window";
+    const ssize_t got =
+        window ? fusefs_io(memory, piece, source.fd, at, 0) : pread(source.fd, memory, piece, at);
+    if (got != static_cast<ssize_t>(piece)) die("reading");
+    const ssize_t put = window ? fusefs_io(memory, piece, target.fd, at, FUSEFS_WRITE)
+                               : pwrite(target.fd, memory, piece, at);
+    if (put != got) die("writing");
+  }
+};
+
+void time_copies(const std::string& how, const std::string& from, const std::string& to,
+                 size_t piece, double seconds) {
+  const int direct = how == "direct" ? O_DIRECT : 0;
+  const File source(from, O_RDWR | direct);
+  const File target(to, O_RDWR | direct);
+  const std::string window_path = from + ".window";
+  char* memory = nullptr;
+  if (how == "window") {
+    const File window(window_path, O_RDWR | O_CREAT);
+    if (ftruncate(window.fd, static_cast<off_t>(piece)) != 0) die(window_path);
+    memory = static_cast<char*>(fusefs_pin(window.fd, 0, piece, FUSEFS_WRITE));
+    if (memory == nullptr) die(fusefs_error());
+  } else if (posix_memalign(reinterpret_cast<void**>(&memory), kPageBytes, piece) != 0) {
+    die("memory");
+  }
+  const Copier copier{how, source, target, memory, piece};
+  const size_t end = std::min(source.bytes, target.bytes) / piece * piece;
+  size_t done = 0;
+  const auto begun = Clock::now();
+  while (us_since(begun) < seconds * 1e6) {
+    for (size_t pos = 0; pos < end && us_since(begun) < seconds * 1e6; pos += piece) {
+      copier.copy(pos);
+      done += piece;
+    }
+    // Pages that are dirty count when they are written.
+    if (how == "readwrite" && fdatasync(target.fd) != 0) die("fdatasync");
+  }
+  std::printf("%.1f\n", static_cast<double>(done) / kMib / (us_since(begun) / 1e6));
+  if (how == "window") unlink(window_path.c_str());
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::vector<std::string> words(argv + 1, argv + argc);
+  const std::string what = words.empty() ? "" : words[0];
+  if (what == "prepare" && words.size() == 3) {
+    prepare(words[1], std::stoul(words[2]));
+  } else if (what == "sync" && words.size() == 5) {
+    time_syncs(words[1], words[2], std::stoul(words[3]), std::stod(words[4]));
+  } else if (what == "fault" && words.size() == 4) {
+    time_faults(words[1], words[2], words[3] == "store");
+  } else if (what == "copy" && words.size() == 6) {
+    time_copies(words[1], words[2], words[3], std::stoul(words[4]) << 10, std::stod(words[5]));
+  } else {
+    std::fprintf(stderr, "bench_windows: see the head of tests/bench/windows.cc\n");
+    return 2;
+  }
+  return 0;
+}
