@@ -76,6 +76,22 @@ void FaultGate::close() {
   closed_ = true;
 }
 
+bool FaultGate::add_channel(uint32_t uid) {
+  const std::lock_guard<std::mutex> lock(count_mutex_);
+  size_t& of_user = channels_of_user_[uid];
+  if (channels_ >= kFaultChannelsMax || of_user >= kFaultChannelsMaxPerUser) return false;
+  ++channels_;
+  ++of_user;
+  return true;
+}
+
+void FaultGate::drop_channel(uint32_t uid) {
+  const std::lock_guard<std::mutex> lock(count_mutex_);
+  --channels_;
+  const auto of_user = channels_of_user_.find(uid);
+  if (--of_user->second == 0) channels_of_user_.erase(of_user);
+}
+
 FaultChannel::FaultChannel(std::shared_ptr<FaultGate> gate, OwnedFd faults, uint64_t address,
                            uint64_t bytes, OwnedFd connection, OwnedFd wake, OnFault on_fault)
     : gate_(std::move(gate)),
@@ -87,9 +103,9 @@ FaultChannel::FaultChannel(std::shared_ptr<FaultGate> gate, OwnedFd faults, uint
       on_fault_(std::move(on_fault)) {}
 
 Result<std::shared_ptr<FaultChannel>> FaultChannel::start(std::shared_ptr<FaultGate> gate,
-                                                          OwnedFd faults, uint64_t address,
-                                                          uint64_t bytes, OwnedFd connection,
-                                                          OnFault on_fault) {
+                                                          uint32_t uid, OwnedFd faults,
+                                                          uint64_t address, uint64_t bytes,
+                                                          OwnedFd connection, OnFault on_fault) {
   // Requests of userfaultfd mean something else to other files.
   if (!faults || !is_userfaultfd(faults.get())) return Error::invalid_argument;
   if (address % kBlockBytes != 0 || bytes > std::numeric_limits<uint64_t>::max() - address) {
@@ -101,13 +117,18 @@ Result<std::shared_ptr<FaultChannel>> FaultChannel::start(std::shared_ptr<FaultG
   }
   OwnedFd wake(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!wake) return Error::no_memory;
+  if (!gate->add_channel(uid)) return Error::no_memory;
   const std::shared_ptr<FaultChannel> channel(
-      new FaultChannel(std::move(gate), std::move(faults), address, bytes, std::move(connection),
+      new FaultChannel(gate, std::move(faults), address, bytes, std::move(connection),
                        std::move(wake), std::move(on_fault)));
   try {
     // It keeps the channel until it ends, which nobody waits for.
-    std::thread([channel] { channel->run(); }).detach();
+    std::thread([channel, gate, uid] {
+      channel->run();
+      gate->drop_channel(uid);
+    }).detach();
   } catch (const std::system_error&) {
+    gate->drop_channel(uid);
     return Error::no_memory;
   }
   return channel;

@@ -24,6 +24,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -36,6 +37,10 @@ namespace fusefs {
 
 // Faults of one program that are being served; what comes then waits in the kernel.
 inline constexpr size_t kFaultsInFlightMax = 64;
+
+// Each has a thread, which a program can keep busy or in the kernel.
+inline constexpr size_t kFaultChannelsMax = 1024;
+inline constexpr size_t kFaultChannelsMaxPerUser = 256;
 
 // What the threads of channels may touch while the mount serves. A thread that is kept in the
 // kernel is not waited for when the mount ends.
@@ -59,11 +64,19 @@ class FaultGate {
   // Without the monitor. Nobody is inside when it returns, nor will be.
   void close();
 
+  // Counts a channel of this user, until its thread has ended. False: there are enough.
+  bool add_channel(uint32_t uid);
+  void drop_channel(uint32_t uid);
+
  private:
   Monitor& monitor_;
   const std::function<void()> kick_;
   std::mutex mutex_;  // above the monitor
   bool closed_ = false;
+
+  std::mutex count_mutex_;  // innermost
+  size_t channels_ = 0;
+  std::map<uint32_t, size_t> channels_of_user_;
 };
 
 class FaultChannel : public std::enable_shared_from_this<FaultChannel> {
@@ -95,8 +108,8 @@ class FaultChannel : public std::enable_shared_from_this<FaultChannel> {
 
   // `faults` is what the program sent, its memory begins at `address` and has `bytes`; refusals go
   // out on `connection`.
-  //   Errors  invalid_argument: not a userfaultfd, not an address; no_memory
-  static Result<std::shared_ptr<FaultChannel>> start(std::shared_ptr<FaultGate> gate,
+  //   Errors  invalid_argument: not a userfaultfd, not an address; no_memory, also: too many
+  static Result<std::shared_ptr<FaultChannel>> start(std::shared_ptr<FaultGate> gate, uint32_t uid,
                                                      OwnedFd faults, uint64_t address,
                                                      uint64_t bytes, OwnedFd connection,
                                                      OnFault on_fault);

@@ -119,8 +119,9 @@ Attempt<void> pin_mapped(FuseOperation& op, WindowOpenStash& stash) {
     }
     window.being_pinned = stash.pinning = true;
     if (!window.faults) {
-      window.faults = std::make_shared<WindowFaults>(server.fault_gate(), server.scheduler(), files,
-                                                     server.windows().counters(), window.range);
+      window.faults =
+          std::make_shared<WindowFaults>(server.fault_gate(), server.scheduler(), files,
+                                         server.windows().counters(), window.range, window.uid);
     }
     PinRequest request = pin_request(op, *stash.holder);
     request.kind = PinKind::mapped;

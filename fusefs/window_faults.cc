@@ -92,7 +92,7 @@ Result<void> WindowFaults::attach(uint64_t holder, OwnedFd faults, uint64_t addr
   }
   // The channel's thread may outlive the window.
   auto started = FaultChannel::start(
-      gate_, std::move(faults), address, block_bytes(range_.count()), std::move(connection),
+      gate_, uid_, std::move(faults), address, block_bytes(range_.count()), std::move(connection),
       [window = weak_from_this()](const std::shared_ptr<FaultChannel>& channel,
                                   const FaultChannel::Fault& fault) {
         if (const auto there = window.lock()) there->start(channel, fault);

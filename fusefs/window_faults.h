@@ -34,12 +34,13 @@ namespace fusefs {
 class WindowFaults : public std::enable_shared_from_this<WindowFaults> {
  public:
   WindowFaults(std::shared_ptr<FaultGate> gate, Scheduler& scheduler, FileContext& files,
-               WindowStats& stats, FileRange range)
+               WindowStats& stats, FileRange range, uint32_t uid)
       : gate_(std::move(gate)),
         scheduler_(scheduler),
         files_(files),
         stats_(stats),
-        range_(range) {}
+        range_(range),
+        uid_(uid) {}
   WindowFaults(const WindowFaults&) = delete;
   WindowFaults& operator=(const WindowFaults&) = delete;
 
@@ -70,6 +71,7 @@ class WindowFaults : public std::enable_shared_from_this<WindowFaults> {
   FileContext& files_;
   WindowStats& stats_;
   const FileRange range_;
+  const uint32_t uid_;
   Ref<Pin> pin_;  // monitor held; until the window ends
 
   std::mutex mutex_;                                            // below the monitor

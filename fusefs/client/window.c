@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -57,10 +58,19 @@ static void watch_forks(void) {
 
 /* ---- opening ---- */
 
+/* The end of a window is told to the daemon by the kernel, and may still be under way. */
+#define GOING_MS 50
+static atomic_bool has_unmapped;
+
 static int ask_for_window(int fd, struct fusefs_window_open* window_open) {
-  if (ioctl(fd, FUSEFS_IOC_WINDOW_OPEN, window_open) == 0) return 0;
-  return fail(errno, "a window on [%llu, +%llu) of descriptor %d",
-              (unsigned long long)window_open->pos, (unsigned long long)window_open->len, fd);
+  for (int waited_ms = 0; ioctl(fd, FUSEFS_IOC_WINDOW_OPEN, window_open) != 0; ++waited_ms) {
+    if (errno != EBUSY || !atomic_load(&has_unmapped) || waited_ms >= GOING_MS) {
+      return fail(errno, "a window on [%llu, +%llu) of descriptor %d",
+                  (unsigned long long)window_open->pos, (unsigned long long)window_open->len, fd);
+    }
+    usleep(1000);
+  }
+  return 0;
 }
 
 /* The memory's descriptor; `window_open` is asked again where only the socket can be reached. */
@@ -264,5 +274,6 @@ int fusefs_unmap(void* memory) {
   stop_watch(window);
   munmap(window->memory, window->bytes);
   close_window(window);
+  atomic_store(&has_unmapped, true);
   return 0;
 }

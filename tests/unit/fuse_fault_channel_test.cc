@@ -64,7 +64,7 @@ struct Program {
     hears = OwnedFd(ends[0]);
     gate = std::make_shared<FaultGate>(monitor, [this] { ++kicks; });
     auto started =
-        FaultChannel::start(gate, std::move(faults), range.range.start, kBytes, OwnedFd(ends[1]),
+        FaultChannel::start(gate, 0, std::move(faults), range.range.start, kBytes, OwnedFd(ends[1]),
                             [this](const auto&, const FaultChannel::Fault& fault) { note(fault); });
     REQUIRE(started.ok());
     channel = started.value();
@@ -243,7 +243,7 @@ TEST_CASE("only a userfaultfd is taken, at an address of a page") {
   auto gate = std::make_shared<FaultGate>(monitor, [] {});
   auto ignore = [](const auto&, const FaultChannel::Fault&) {};
   auto start = [&](int fd, uint64_t address) {
-    return FaultChannel::start(gate, OwnedFd(fd), address, kBytes, OwnedFd(), ignore).error();
+    return FaultChannel::start(gate, 0, OwnedFd(fd), address, kBytes, OwnedFd(), ignore).error();
   };
   CHECK(start(open("/dev/null", O_RDWR | O_CLOEXEC), 0) == Error::invalid_argument);
   CHECK(start(memfd_create("anon_inode:[userfaultfd]", MFD_CLOEXEC), 0) == Error::invalid_argument);
@@ -253,13 +253,28 @@ TEST_CASE("only a userfaultfd is taken, at an address of a page") {
   CHECK(start(new_userfaultfd(), UINT64_MAX - kBlockBytes + 1) == Error::invalid_argument);
 }
 
+TEST_CASE("a user has so many channels, and all together so many") {
+  SystemClock clock;
+  Monitor monitor(clock);
+  FaultGate gate(monitor, [] {});
+  size_t count = 0;
+  for (uint32_t uid = 0; uid < 5; ++uid) {
+    for (size_t i = 0; i < kFaultChannelsMaxPerUser + 1; ++i)
+      count += gate.add_channel(uid) ? 1 : 0;
+  }
+  CHECK(count == kFaultChannelsMax);
+  CHECK_FALSE(gate.add_channel(4));
+  gate.drop_channel(0);
+  CHECK(gate.add_channel(4));
+}
+
 TEST_CASE("a userfaultfd of nothing does no harm") {
   if (!can_fault()) return;
   SystemClock clock;
   Monitor monitor(clock);
   auto gate = std::make_shared<FaultGate>(monitor, [] {});
-  auto started = FaultChannel::start(gate, OwnedFd(new_userfaultfd()), 1 << 20, kBytes, OwnedFd(),
-                                     [](const auto&, const FaultChannel::Fault&) {});
+  auto started = FaultChannel::start(gate, 0, OwnedFd(new_userfaultfd()), 1 << 20, kBytes,
+                                     OwnedFd(), [](const auto&, const FaultChannel::Fault&) {});
   REQUIRE(started.ok());
   std::atomic<int> done = 0;
   for (const Change change : {Change::load, Change::store, Change::upgrade, Change::protect}) {
