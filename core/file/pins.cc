@@ -55,8 +55,8 @@ void Pins::count(Pin& pin, uint64_t bytes) {
 Result<Ref<Pin>> Pins::start(Inode& inode, FileRange range, PinKind kind, uint32_t uid,
                              Timestamp since, bool external) {
   for (const auto& [id, pin] : pins_) {
-    const bool overlaps = pin->inode() == &inode && pin->range.first < range.end &&
-                          range.first < pin->range.end;
+    const bool overlaps =
+        pin->inode() == &inode && pin->range.first < range.end && range.first < pin->range.end;
     if (overlaps && (kind == PinKind::mapped || pin->is_mapped())) return Error::too_busy;
   }
   const uint64_t bytes = kind == PinKind::mapped ? 0 : block_bytes(range.count());

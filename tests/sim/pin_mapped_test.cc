@@ -150,7 +150,8 @@ TEST_CASE("a clone of mapped pages never sees later stores, which fault and rese
   });
 }
 
-TEST_CASE("a clone into mapped pages: they have its bytes, clean, and are the file's own to store") {
+TEST_CASE(
+    "a clone into mapped pages: they have its bytes, clean, and are the file's own to store") {
   for_each_meeting(4, [](Meeting& m) {
     PageHistory other_history(kPages);
     m.others.push_back(pinnable_file(m.sim, "other", kPages, 900, &other_history));
@@ -346,7 +347,8 @@ TEST_CASE("an end that comes while faults are under way leaves none of them with
       m.sim.world().spawn(
           [&m, page, stash]() -> Attempt<void> {
             const Attempt<void> faulted = fault_pinned(
-                m.sim.files(), m.pinner->pinned(), FileBlock(page), PinAccess::store, [] {}, *stash);
+                m.sim.files(), m.pinner->pinned(), FileBlock(page), PinAccess::store, [] {},
+                *stash);
             if (faulted.must_restart()) return faulted;
             if (faulted.failed()) CHECK(faulted.error() == Error::bad_address);
             return {};

@@ -1,8 +1,9 @@
 // What happens to the file under a pin, with a pinner that stores all the time: each meeting, and
 // what is left of it. The table is in docs/PINS.md.
+#include "tests/sim/pin_meeting.h"
+
 #include <functional>
 
-#include "tests/sim/pin_meeting.h"
 #include "tests/sim/remap_rig.h"
 
 #include <doctest/doctest.h>

@@ -206,23 +206,22 @@ class Pinner {
     ended_ = std::make_shared<bool>(false);
     auto count = std::make_shared<uint64_t>(0);
     auto alarm = std::make_shared<Scheduler::TimerId>(0);
-    sim_.world().spawn(
-        [this, running, timer = timer_, ended = ended_, count, alarm,
-         fault = std::make_shared<FaultUnderWay>()]() -> Attempt<void> {
-          Scheduler& scheduler = sim_.world().scheduler();
-          scheduler.cancel_timer(*alarm);  // it may not have been what has woken us
-          if (!*running && !fault->begun) {
-            *ended = true;
-            return {};
-          }
-          const Attempt<void> stored = store_or_fault(*fault);
-          if (stored.must_restart()) return stored;
-          Operation::current()->note_progress();
-          // Dense at first; what lasts for seconds would take for ever otherwise.
-          const uint64_t delay_ns = random_.below(++*count < 500 ? 20'000 : 20'000'000);
-          *alarm = scheduler.wake_at(scheduler.clock().monotonic_ns() + 1 + delay_ns, *timer);
-          return restart_after(*timer, RestartReason::idle);
-        });
+    sim_.world().spawn([this, running, timer = timer_, ended = ended_, count, alarm,
+                        fault = std::make_shared<FaultUnderWay>()]() -> Attempt<void> {
+      Scheduler& scheduler = sim_.world().scheduler();
+      scheduler.cancel_timer(*alarm);  // it may not have been what has woken us
+      if (!*running && !fault->begun) {
+        *ended = true;
+        return {};
+      }
+      const Attempt<void> stored = store_or_fault(*fault);
+      if (stored.must_restart()) return stored;
+      Operation::current()->note_progress();
+      // Dense at first; what lasts for seconds would take for ever otherwise.
+      const uint64_t delay_ns = random_.below(++*count < 500 ? 20'000 : 20'000'000);
+      *alarm = scheduler.wake_at(scheduler.clock().monotonic_ns() + 1 + delay_ns, *timer);
+      return restart_after(*timer, RestartReason::idle);
+    });
   }
   void stop() {
     if (running_ && !sim_.world().dead()) {
