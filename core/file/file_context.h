@@ -81,6 +81,7 @@ struct DirectStats {
   uint64_t self_refused_count = 0;
   uint64_t self_retry_count = 0;
   uint64_t self_buffered_bytes = 0;
+  uint64_t pinned_read_bytes = 0;  // that the device has put into pinned pages
 };
 
 // Direct I/O whose buffer cannot be got while the file is blocked, because it is the file.

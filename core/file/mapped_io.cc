@@ -14,6 +14,8 @@ constexpr BlockCount kOne{1};
 // What is faulted in at once, until it turns out to be of no use, and what goes through memory of
 // our own at once.
 constexpr uint64_t kWindowPages = 256;
+// What the device fills of pinned pages at once.
+constexpr uint64_t kPinnedRunPages = 2048;
 
 // The part of [pos, pos + len) that lies in page `index`.
 struct PagePart {
@@ -38,6 +40,7 @@ struct MappedIoStash::Source final : WriteSource {
   ConstBytes bytes(uint64_t at) const override;
   Attempt<void> lock() override;
   void let_go() override;
+  bool may_change() const override;
   Attempt<bool> fetch(uint64_t at) override;
 
   uint64_t file_pos_of(uint64_t at) const { return buffer.pos + base + at; }
@@ -50,7 +53,7 @@ struct MappedIoStash::Source final : WriteSource {
   // In a row, from the page of `held_at` on.
   uint64_t held_at = 0;
   std::vector<FolioRef> held;
-  bool locked = false;
+  std::vector<FolioRef> locked;  // of these
 
   // Faulted in since the write last held its locks; their references keep them from reclaim.
   std::map<FileBlock, FolioRef> fetched;
@@ -91,11 +94,12 @@ ConstBytes MappedIoStash::Source::bytes(uint64_t at) const {
   return ConstBytes(page->bytes()).subspan(pos % kPageBytes);
 }
 
-// A page that has left its file meanwhile is as it was when it did; nobody writes it any more.
+// A page that has left its file meanwhile is as it was when it did; nobody writes it any more. One
+// that is pinned for writing is never kept from changing.
 Attempt<void> MappedIoStash::Source::lock() {
-  if (locked) return {};
+  if (!locked.empty()) return {};
   const auto is_fixed = [](const Folio& page) {
-    return page.of_shared_block || page.mapping == nullptr;
+    return page.of_shared_block || page.mapping == nullptr || page.is_storable();
   };
   for (const FolioRef& page : held) {
     if (is_fixed(*page)) continue;
@@ -103,19 +107,23 @@ Attempt<void> MappedIoStash::Source::lock() {
     if (page->writeback) return restart_after(page->changed, RestartReason::writeback);
   }
   fetched.clear();
-  for (FolioRef& page : held) {
-    if (!is_fixed(*page)) context.cache.lock(*page);
+  for (const FolioRef& page : held) {
+    if (is_fixed(*page)) continue;
+    context.cache.lock(*page);
+    locked.push_back(page);
   }
-  locked = true;
   return {};
 }
 
 void MappedIoStash::Source::let_go() {
-  for (const FolioRef& page : held) {
-    if (locked && !page->of_shared_block && page->locked) context.cache.unlock(*page);
-  }
+  for (const FolioRef& page : locked) context.cache.unlock(*page);
+  locked.clear();
   held.clear();
-  locked = false;
+}
+
+bool MappedIoStash::Source::may_change() const {
+  return std::any_of(held.begin(), held.end(),
+                     [](const FolioRef& page) { return page->is_storable() || page->is_mapped(); });
 }
 
 // What the write needs at `at` is not in memory, or has just been dropped by the write itself.
@@ -227,6 +235,10 @@ Attempt<void> write_through_pages(FileContext& context, Inode& inode, uint64_t p
 
 Attempt<size_t> write_mapped(FileContext& context, Inode& inode, uint64_t pos,
                              const MappedRange& buffer, MappedIoStash& stash) {
+  if (stash.phase == Phase::direct && !stash.source &&
+      inode.mapping.any_pinned({file_block_at(pos), file_block_end(pos + buffer.len)})) {
+    stash.phase = Phase::filling;  // pages that stay: there is no way past them
+  }
   if (stash.phase == Phase::direct) {
     if (!stash.source) {
       stash.source = std::make_unique<MappedIoStash::Source>(context, inode, buffer);
@@ -288,12 +300,64 @@ Attempt<void> store(FileContext& context, const MappedRange& buffer, size_t skip
   return {};
 }
 
+// Pages of the buffer from `at` on that are pinned for writing, in a row in memory, whole, and to
+// be filled with whole blocks of `inode` from `pos` on.
+std::vector<FolioRef> storable_run(const Inode& inode, uint64_t pos, const Inode& buffer,
+                                   uint64_t at, uint64_t len) {
+  std::vector<FolioRef> run;
+  const bool same = &inode == &buffer && pos < at + len && at < pos + len;
+  if (same || pos % kBlockBytes != 0 || at % kPageBytes != 0) return run;
+  const auto left_of = [](const Inode& file, uint64_t from) {
+    return file.attr.size > from ? file.attr.size - from : 0;
+  };
+  const uint64_t bytes = std::min({len, left_of(inode, pos), left_of(buffer, at)});
+  const uint64_t pages = std::min(bytes / kPageBytes, kPinnedRunPages);
+  for (FileBlock index = file_block_at(at); run.size() < pages; index += kOne) {
+    FolioRef page = buffer.mapping.find(index);
+    if (!page || !page->is_storable()) break;
+    if (!run.empty() && run.back()->frame + kPageBytes != page->frame) break;
+    run.push_back(std::move(page));
+  }
+  return run;
+}
+
+// A part straight into pages that are pinned for writing: what arrives there is stored as if by
+// who has them. Nothing read: they are none.
+Attempt<size_t> read_into_pins(FileContext& context, Inode& inode, uint64_t pos,
+                               const MappedRange& buffer, MappedIoStash& stash) {
+  if (stash.pinned.empty()) {
+    stash.pinned =
+        storable_run(inode, pos, *buffer.inode, buffer.pos + stash.done, buffer.len - stash.done);
+    if (stash.pinned.empty()) return size_t{0};
+    stash.read = std::make_unique<ReadStash>();
+    stash.read->direct = true;
+  }
+  const Bytes frames(stash.pinned.front()->frame, stash.pinned.size() * kPageBytes);
+  const Attempt<size_t> got = read_file(context, inode, pos, frames.size(), frames, *stash.read);
+  if (got.must_restart()) return got;
+  if (got.ok()) touch_contents(context, *buffer.inode);
+  context.direct.pinned_read_bytes += got.ok() ? got.value() : 0;
+  stash.read.reset();
+  stash.pinned.clear();
+  return got;
+}
+
 }  // namespace
 
 Attempt<size_t> read_mapped(FileContext& context, Inode& inode, uint64_t pos,
                             const MappedRange& buffer, MappedIoStash& stash) {
   while (stash.done < buffer.len) {
     const uint64_t from = pos + stash.done - stash.stored;
+    if (stash.phase == Phase::direct && !stash.filling) {
+      const Attempt<size_t> read = read_into_pins(context, inode, from, buffer, stash);
+      if (read.must_restart()) return read;
+      if (read.failed() && stash.done == 0) return read.error();
+      if (read.failed()) break;
+      stash.done += read.value();
+      note_progress();
+      stash.filling = read.value() == 0;
+      continue;
+    }
     if (stash.phase == Phase::direct) {
       const Attempt<void> filled = fill(context, inode, from, buffer.len - stash.done, stash);
       if (filled.must_restart()) return filled.restart();
@@ -307,6 +371,7 @@ Attempt<size_t> read_mapped(FileContext& context, Inode& inode, uint64_t pos,
     if (stored.failed()) break;
     stash.stored = 0;
     stash.phase = Phase::direct;
+    stash.filling = false;
   }
   return stash.done;
 }

@@ -217,7 +217,7 @@ void IoGather::add(BlockNo start, const std::byte* data, size_t len) {
   while (len > 0) {
     const bool follows = request_.len != 0 && request_.addr + request_.len == block_addr(start);
     if (!follows || request_.len == kRequestBytesMax) submit();
-    if (request_.len == 0) request_ = {kind_, fua_, block_addr(start), 0, {}};
+    if (request_.len == 0) request_ = {kind_, fua_, block_addr(start), 0, {}, may_change_};
     const size_t part = std::min<size_t>(len, kRequestBytesMax - request_.len);
     void* memory = const_cast<std::byte*>(data);
     if (!request_.buffers.empty() && static_cast<std::byte*>(request_.buffers.back().iov_base) +

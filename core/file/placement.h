@@ -101,6 +101,8 @@ class IoGather {
   ~IoGather() { submit(); }
   IoGather(const IoGather&) = delete;
   IoGather& operator=(const IoGather&) = delete;
+  // What is added from here on may be stored into while it is written.
+  void set_may_change() { may_change_ = true; }
   void add(BlockNo start, const std::byte* data, size_t len);
   void submit();
 
@@ -108,6 +110,7 @@ class IoGather {
   BlockDevice& device_;
   const IoKind kind_;
   const bool fua_;
+  bool may_change_ = false;
   Ref<IoTicket> ticket_;
   IoRequest request_;
 };

@@ -40,6 +40,8 @@ class WriteSource {
   //   Restarts  folio_locked, writeback; with nothing kept from changing
   virtual Attempt<void> lock() = 0;
   virtual void let_go() = 0;
+  // Whether some of what is held changes all the same: somebody else has it in his hands.
+  virtual bool may_change() const = 0;
   // Nothing could be held at `at`, and the write has let go of everything: does what is needed.
   // False: the write ends there.
   virtual Attempt<bool> fetch(uint64_t at) = 0;

@@ -98,6 +98,8 @@ struct IoRequest {
   uint64_t addr = 0;
   uint64_t len = 0;
   std::vector<iovec> buffers;
+  // Of a write: somebody may store into the memory meanwhile. The device gets what it finds.
+  bool may_change = false;
 
   static IoRequest read(uint64_t addr, void* data, uint64_t len) {
     return {IoKind::read, false, addr, len, {iovec{data, len}}};

@@ -133,6 +133,7 @@ constexpr StatEntry kDirect[] = {
      "faults refused: the buffer is a file blocked by the write"},
     {"direct.self_retry_count", integer, counter, "writes begun again for that"},
     {"direct.self_buffered_bytes", integer, counter, "that went through pages in the end"},
+    {"direct.pinned_read_bytes", integer, counter, "read by the device into pinned pages"},
 };
 
 constexpr StatEntry kCompletion[] = {

@@ -189,6 +189,7 @@ Json direct_section(const DirectStats& direct) {
   json["self_refused_count"] = direct.self_refused_count;
   json["self_retry_count"] = direct.self_retry_count;
   json["self_buffered_bytes"] = direct.self_buffered_bytes;
+  json["pinned_read_bytes"] = direct.pinned_read_bytes;
   return json;
 }
 
