@@ -1,7 +1,6 @@
 #include "fusefs/mounted_volume.h"
 
 #include <sys/eventfd.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -11,6 +10,7 @@
 #include "fusefs/handshake.h"
 #include "fusefs/kernel_limits.h"
 #include "fusefs/process_setup.h"
+#include "fusefs/window_memory.h"
 
 namespace fusefs {
 namespace {
@@ -40,12 +40,8 @@ std::string open_failure(const std::string& source, Error error, const std::stri
 
 // Negotiated is not allowed: in a container root may lack the capability.
 bool can_back_files(Channel& channel) {
-  const OwnedFd memory(memfd_create("fusefs-test", MFD_CLOEXEC));
-  if (!memory) return false;
-  const Result<uint32_t> backing = channel.open_backing(memory.get());
-  if (!backing.ok()) return false;
-  channel.close_backing(backing.value());
-  return true;
+  const auto memory = WindowMemory::create(channel, kBlockBytes, true);
+  return memory.ok() && memory.value()->backing() != 0;
 }
 
 uint32_t threads_for(const MountOptions& options) {

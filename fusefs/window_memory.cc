@@ -24,6 +24,16 @@ Error memory_error() {
   }
 }
 
+// Of newer kernels' headers: nobody runs programs from it, which a system may demand.
+constexpr unsigned kNoExecSeal = 0x8;
+
+OwnedFd make_memfd() {
+  constexpr unsigned kFlags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
+  const int fd = memfd_create("fusefs-window", kFlags | kNoExecSeal);
+  if (fd >= 0 || errno != EINVAL) return OwnedFd(fd);
+  return OwnedFd(memfd_create("fusefs-window", kFlags));
+}
+
 }  // namespace
 
 Result<std::shared_ptr<WindowMemory>> WindowMemory::create(Channel& channel, size_t bytes,
@@ -34,7 +44,7 @@ Result<std::shared_ptr<WindowMemory>> WindowMemory::create(Channel& channel, siz
 }
 
 Result<void> WindowMemory::make(bool backed) {
-  writer_ = OwnedFd(memfd_create("fusefs-window", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  writer_ = make_memfd();
   if (!writer_ || ftruncate(writer_.get(), static_cast<off_t>(bytes_)) != 0) return memory_error();
   const std::string path = "/proc/self/fd/" + std::to_string(writer_.get());
   reader_ = OwnedFd(open(path.c_str(), O_RDONLY | O_CLOEXEC));

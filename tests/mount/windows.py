@@ -72,6 +72,15 @@ def ask(connection, ref, flags=0):
     return struct.unpack("iI", data)[0], fd
 
 
+def has_control_files():
+    return json.loads(run(FUSEFS, "stats", MNT, "--json"))["data"]["kernel"]["passthrough"]
+
+
+def need_control_files():
+    if not has_control_files():
+        raise Skip("no FUSE_PASSTHROUGH here")
+
+
 def window_io(fd, window, window_pos, file_pos, length, write):
     data = bytearray(struct.pack("IIQQQQQQQ", 1, int(write), window.window, *window.secret,
                                  window_pos, file_pos, length, 0))
@@ -117,7 +126,7 @@ def store_in_window(writer, directory, log, choose):
         os.ftruncate(fd, WINDOW_PAGES * PAGE)
         os.fsync(fd)
         sync_directory(directory)
-        if writer % 2:
+        if writer % 2 and has_control_files():
             memory = Window(fd, PINNED | WRITE).by_file()
         else:
             memory, connection = Window(fd, PINNED | WRITE | SOCKET).by_socket()
