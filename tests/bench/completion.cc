@@ -20,10 +20,8 @@
 #include <thread>
 #include <vector>
 
-#include "core/io/run_sync.h"
 #include "core/stats/json.h"
-#include "core/volume/format_volume.h"
-#include "core/volume/volume.h"
+#include "tests/bench/image_bench.h"
 
 namespace fusefs {
 namespace {
@@ -38,13 +36,6 @@ struct Arguments {
   double seconds = 1.0;
   uint32_t threads = 2;
 };
-
-void must(const Result<void>& result, const char* what) {
-  if (result.ok()) return;
-  std::fprintf(stderr, "bench_completion: %s: %s\n", what,
-               std::string(error_text(result.error())).c_str());
-  std::exit(1);
-}
 
 class Load;
 
@@ -121,44 +112,18 @@ void Write::finish(Result<void> outcome) {
 class Bench {
  public:
   Bench(const Arguments& arguments, CompletionPolicy policy)
-      : arguments_(arguments), policy_(policy), monitor_(clock_), scheduler_(clock_) {
-    std::string message;
-    auto opened = UringDevice::open(arguments.device, {}, &message);
-    if (!opened.ok()) {
-      std::fprintf(stderr, "bench_completion: %s\n", message.c_str());
-      std::exit(1);
-    }
-    device_ = std::move(opened).value();
-    FormatOptions format;
-    format.discard = false;
-    VolumeFormatter formatter(*device_, format);
-    VolumeOptions options;
-    options.completion = policy;
-    volume_ =
-        std::make_unique<Volume>(scheduler_, *device_, clock_, options, [](const std::string&) {});
-    auto runner = SyncRunner::create(monitor_, scheduler_, *device_);
-    CHECK(runner.ok());
-    must(runner.value()->run("format", [&] { return formatter.run(); }), "format");
-    must(runner.value()->run("mount", [this] { return volume_->mount(); }), "mount");
-    make_file(*runner.value());
+      : arguments_(arguments), policy_(policy), bench_(arguments.device, volume_options(policy)) {
+    inode_ = bench_.written_file(*bench_.make_runner(), "file", kFileBytes);
   }
   ~Bench() {
-    {
-      const MonitorHold hold(monitor_);
-      inode_.reset();
-    }
-    auto runner = SyncRunner::create(monitor_, scheduler_, *device_);
-    CHECK(runner.ok());
-    must(runner.value()->run("unmount", [this] { return volume_->unmount(); }), "unmount");
-    runner.value().reset();
-    const MonitorHold hold(monitor_);
-    scheduler_.drop_background();
+    const MonitorHold hold(bench_.monitor());
+    inode_.reset();
   }
 
   // Writes per second.
   double run(uint32_t depth) {
-    Load load(*volume_, *inode_, depth);
-    ReactorGroup group(monitor_, scheduler_, *device_);
+    Load load(bench_.volume(), *inode_, depth);
+    ReactorGroup group(bench_.monitor(), bench_.scheduler(), bench_.device());
     std::vector<std::thread> threads;
     const auto serve = [&](Reactor::Role role) {
       auto reactor = Reactor::create(group, role);
@@ -172,44 +137,26 @@ class Bench {
       threads.emplace_back(serve, Reactor::Role::serving);
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(100));
-    const uint64_t begin_ns = clock_.monotonic_ns();
+    const uint64_t begin_ns = bench_.clock().monotonic_ns();
     const uint64_t before = load.done();
     std::this_thread::sleep_for(std::chrono::duration<double>(arguments_.seconds));
     const uint64_t count = load.done() - before;
-    const uint64_t took_ns = clock_.monotonic_ns() - begin_ns;
+    const uint64_t took_ns = bench_.clock().monotonic_ns() - begin_ns;
     group.stop();
     for (std::thread& thread : threads) thread.join();
     return static_cast<double>(count) * 1e9 / static_cast<double>(took_ns);
   }
 
  private:
-  void make_file(SyncRunner& runner) {
-    NamespaceStash stash;
-    CreateRequest request;
-    request.mode = 0100644;
-    auto created = runner.run(
-        "create", [&] { return volume_->names().create(kRootInode, "file", request, {}, stash); });
-    CHECK(created.ok());
-    inode_ = std::move(created).value();
-    AlignedBuffer chunk(1 << 20);
-    std::memset(chunk.data(), 'y', chunk.size());
-    for (uint64_t pos = 0; pos < kFileBytes; pos += chunk.size()) {
-      WriteStash write;
-      const WriteRequest part{pos, chunk.bytes(), false, false};
-      CHECK(runner.run("fill", [&] { return write_direct(volume_->files(), *inode_, part, write); })
-                .ok());
-    }
-    FsyncStash sync;
-    must(runner.run("sync", [&] { return sync_all(volume_->files(), sync); }), "sync");
+  static VolumeOptions volume_options(CompletionPolicy policy) {
+    VolumeOptions options;
+    options.completion = policy;
+    return options;
   }
 
   const Arguments& arguments_;
   const CompletionPolicy policy_;
-  SystemClock clock_;
-  Monitor monitor_;
-  Scheduler scheduler_;
-  std::unique_ptr<UringDevice> device_;
-  std::unique_ptr<Volume> volume_;
+  ImageBench bench_;
   InodeRef inode_;
 };
 

@@ -16,9 +16,7 @@
 
 #include "core/file/fault.h"
 #include "core/stats/json.h"
-#include "core/volume/format_volume.h"
-#include "core/volume/volume.h"
-#include "tests/support/sim_world.h"
+#include "tests/bench/sim_bench.h"
 
 namespace fusefs {
 namespace {
@@ -48,94 +46,63 @@ struct Latencies {
   FaultStats faults;
 };
 
-template <class T>
-T must(Result<T> result) {
-  CHECK_MSG(result.ok(), result.ok() ? "" : std::string(error_name(result.error())).c_str());
-  return std::move(result).value();
-}
-void must(const Result<void>& result) { CHECK(result.ok()); }
-
 class Bench {
  public:
   Bench(const Arguments& arguments, FaultPolicy policy)
-      : world_(arguments.seed, world_options()),
-        random_(world_.random().fork()),
+      : bench_(arguments.seed, device_options(), volume_options(policy)),
+        random_(bench_.world().random().fork()),
         run_ns_(arguments.seconds * kNsPerSecond) {
-    FormatOptions format;
-    format.seed = arguments.seed;
-    VolumeFormatter formatter(world_.device(), format);
-    must(world_.run([&] { return formatter.run(); }));
-    VolumeOptions options;
-    options.cache_bytes = kCacheBytes;
-    options.fault_policy = policy;
-    volume_ = std::make_unique<Volume>(world_.scheduler(), world_.device(), world_.clock(), options,
-                                       [](const std::string&) {});
-    must(world_.run([this] { return volume_->mount(); }));
-    for (size_t i = 0; i < kFiles; ++i) files_.push_back(cold_file("file" + std::to_string(i)));
-    scratch_ = create("scratch");
-    clone_ = create("clone");
+    for (size_t i = 0; i < kFiles; ++i) {
+      files_.push_back(bench_.written_file("file" + std::to_string(i), kFileBytes));
+    }
+    scratch_ = bench_.create("scratch");
+    clone_ = bench_.create("clone");
     copy(*files_[0], 0, *clone_, 0, kFileBytes);
     FsyncStash sync;
-    must(world_.run([&] { return sync_all(volume_->files(), sync); }));
+    must(world().run([&] { return sync_all(bench_.files(), sync); }));
   }
   ~Bench() {
-    world_.abandon();
+    bench_.abandon();
     for (InodeRef& file : files_) file.reset();
     scratch_.reset();
     clone_.reset();
-    volume_.reset();
   }
 
   Latencies run() {
     SimFault slow;
     slow.kind = IoKind::read;
-    slow.addr_first = block_addr(volume_->space().data_first());
+    slow.addr_first = block_addr(bench_.volume().space().data_first());
     slow.delay_ns = kReadNs;
-    world_.device().add_fault(slow);
-    end_ns_ = world_.clock().monotonic_ns() + run_ns_;
+    world().device().add_fault(slow);
+    end_ns_ = world().clock().monotonic_ns() + run_ns_;
     for (size_t i = 0; i < kWriters; ++i) write();
     for (size_t i = 0; i < kReaders; ++i) read();
     stat();
     truncate();
     clone();
-    CHECK(world_.run_until([this] { return running_ == 0; }));
-    result_.faults = volume_->files().faults;
+    CHECK(world().run_until([this] { return running_ == 0; }));
+    result_.faults = bench_.files().faults;
     return result_;
   }
 
  private:
-  static SimWorldOptions world_options() {
-    SimWorldOptions options;
-    options.device.size_bytes = kVolumeBytes;
-    options.device.slow_probability = 0;
-    options.restarts_max = 0;
-    options.in_order = true;
+  static SimDeviceOptions device_options() {
+    SimDeviceOptions options;
+    options.size_bytes = kVolumeBytes;
     return options;
   }
-
-  InodeRef create(const std::string& name) {
-    NamespaceStash stash;
-    CreateRequest request;
-    request.mode = 0100644;
-    return must(world_.run(
-        [&] { return volume_->names().create(kRootInode, name, request, Caller{}, stash); }));
+  static VolumeOptions volume_options(FaultPolicy policy) {
+    VolumeOptions options;
+    options.cache_bytes = kCacheBytes;
+    options.fault_policy = policy;
+    return options;
   }
-
-  InodeRef cold_file(const std::string& name) {
-    InodeRef file = create(name);
-    AlignedBuffer data(kFileBytes);
-    std::memset(data.data(), 'x', kFileBytes);
-    WriteStash stash;
-    must(world_.run([&] {
-      return write_direct(volume_->files(), *file, {0, data.bytes(), false, false}, stash);
-    }));
-    return file;
-  }
+  SimWorld& world() { return bench_.world(); }
 
   void copy(Inode& from, uint64_t from_pos, Inode& to, uint64_t to_pos, uint64_t len) {
     CopyStash stash;
-    must(world_.run(
-        [&] { return copy_range(volume_->files(), from, from_pos, to, to_pos, len, stash); }));
+    must(world().run(
+        [&] { return copy_range(bench_.files(), from, from_pos, to, to_pos, len, stash); }));
   }
 
   InodeRef random_file() { return files_[random_.below(kFiles)]; }
@@ -150,25 +117,25 @@ class Bench {
       Waitable pause;
     };
     auto call = std::make_shared<Call>();
-    call->pause_until_ns = world_.clock().monotonic_ns() + pause_ns;
+    call->pause_until_ns = world().clock().monotonic_ns() + pause_ns;
     ++running_;
-    world_.spawn(
+    world().spawn(
         [this, call, fn, &latency]() -> Attempt<void> {
-          const uint64_t now_ns = world_.clock().monotonic_ns();
+          const uint64_t now_ns = world().clock().monotonic_ns();
           if (now_ns < call->pause_until_ns) {
-            world_.scheduler().wake_at(call->pause_until_ns, call->pause);
+            world().scheduler().wake_at(call->pause_until_ns, call->pause);
             return restart_after(call->pause, RestartReason::idle);
           }
           if (call->begin_ns == 0) call->begin_ns = now_ns;
           auto attempt = fn(call->stash);
           if (!attempt.ok()) return Unfinished(attempt);
-          latency.record(world_.clock().monotonic_ns() - call->begin_ns);
+          latency.record(world().clock().monotonic_ns() - call->begin_ns);
           return {};
         },
         [this, again](Result<void> result) {
           must(result);
           --running_;
-          if (world_.clock().monotonic_ns() < end_ns_) (this->*again)();
+          if (world().clock().monotonic_ns() < end_ns_) (this->*again)();
         });
   }
 
@@ -179,7 +146,7 @@ class Bench {
         result_.write_ns, 0,
         [this, file, pos](WriteStash& stash) {
           const WriteRequest request{pos, ConstBytes(bytes_, sizeof(bytes_)), false, false};
-          return write_buffered(volume_->files(), *file, request, stash);
+          return write_buffered(bench_.files(), *file, request, stash);
         },
         &Bench::write);
   }
@@ -193,7 +160,7 @@ class Bench {
     spawn<Stash>(
         result_.read_ns, 0,
         [this, pos](Stash& stash) {
-          return read_file(volume_->files(), *clone_, pos, kPageBytes, stash.buffer.bytes(),
+          return read_file(bench_.files(), *clone_, pos, kPageBytes, stash.buffer.bytes(),
                            stash.read);
         },
         &Bench::read);
@@ -204,7 +171,7 @@ class Bench {
     spawn<NodePins>(
         result_.stat_ns, kPauseNs,
         [this, ino](NodePins& pins) -> Attempt<void> {
-          ATTEMPT(const InodeRef inode, volume_->inodes().get(ino, pins));
+          ATTEMPT(const InodeRef inode, bench_.volume().inodes().get(ino, pins));
           CHECK(inode->attr.size != 0);
           return {};
         },
@@ -217,7 +184,7 @@ class Bench {
     spawn<ShapeStash>(
         result_.truncate_ns, kPauseNs,
         [this, file](ShapeStash& stash) {
-          return set_size(volume_->files(), *file,
+          return set_size(bench_.files(), *file,
                           std::max(file->attr.size - kPageBytes, kFileBytes / 2), false, stash);
         },
         &Bench::truncate);
@@ -229,15 +196,14 @@ class Bench {
     spawn<CopyStash>(
         result_.clone_ns, kPauseNs,
         [this, file, pos](CopyStash& stash) {
-          return copy_range(volume_->files(), *file, pos, *scratch_, pos, kCloneBytes, stash);
+          return copy_range(bench_.files(), *file, pos, *scratch_, pos, kCloneBytes, stash);
         },
         &Bench::clone);
   }
 
-  SimWorld world_;
+  SimBench bench_;
   Random random_;
   const uint64_t run_ns_;
-  std::unique_ptr<Volume> volume_;
   std::vector<InodeRef> files_;
   InodeRef scratch_;
   InodeRef clone_;
@@ -299,17 +265,9 @@ void print_table(const Latencies& restart, const Latencies& hold) {
 
 Arguments parse(int argc, char** argv) {
   Arguments arguments;
-  for (int i = 1; i < argc; ++i) {
-    const std::string word = argv[i];
-    if (word == "--json") {
-      arguments.json = true;
-    } else if ((word == "--seconds" || word == "--seed") && i + 1 < argc) {
-      (word == "--seed" ? arguments.seed : arguments.seconds) =
-          std::strtoull(argv[++i], nullptr, 10);
-    } else {
-      usage();
-    }
-  }
+  const bool understood = parse_options(
+      argc, argv, arguments.json, {{"--seconds", &arguments.seconds}, {"--seed", &arguments.seed}});
+  if (!understood) usage();
   if (arguments.seconds == 0) usage();
   return arguments;
 }

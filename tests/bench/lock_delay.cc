@@ -17,9 +17,7 @@
 
 #include "core/file/write_through.h"
 #include "core/stats/json.h"
-#include "core/volume/format_volume.h"
-#include "core/volume/volume.h"
-#include "tests/support/sim_world.h"
+#include "tests/bench/sim_bench.h"
 
 namespace fusefs {
 namespace {
@@ -53,13 +51,6 @@ constexpr Delay kDelays[] = {{"0", 0},
 // Tenths of the programs that are adders.
 constexpr uint64_t kAdderTenths[] = {1, 5, 9};
 
-template <class T>
-T must(Result<T> result) {
-  CHECK_MSG(result.ok(), result.ok() ? "" : std::string(error_name(result.error())).c_str());
-  return std::move(result).value();
-}
-void must(const Result<void>& result) { CHECK(result.ok()); }
-
 struct Side {
   uint64_t programs = 0;
   uint64_t done_count = 0;
@@ -76,43 +67,21 @@ struct Outcome {
 class Bench {
  public:
   Bench(const Arguments& arguments, Adders adders, uint64_t delay_ns)
-      : world_(arguments.seed, world_options(arguments)),
-        random_(world_.random().fork()),
+      : bench_(arguments.seed, device_options(arguments), volume_options(adders, delay_ns)),
+        random_(bench_.world().random().fork()),
         adders_(adders),
         io_ns_max_(arguments.io_ns_max()),
-        bytes_(kPageBytes) {
+        bytes_(kPageBytes),
+        file_(bench_.written_file("file", kFileBytes)) {
     std::memset(bytes_.data(), 'x', kPageBytes);
-    FormatOptions format;
-    format.seed = arguments.seed;
-    VolumeFormatter formatter(world_.device(), format);
-    must(world_.run([&] { return formatter.run(); }));
-    VolumeOptions options;
-    options.cache_bytes = kCacheBytes;
-    options.lock_delay_ns = delay_ns;
-    if (adders == Adders::faults) options.fault_policy = FaultPolicy::hold;
-    volume_ = std::make_unique<Volume>(world_.scheduler(), world_.device(), world_.clock(), options,
-                                       [](const std::string&) {});
-    must(world_.run([this] { return volume_->mount(); }));
-    NamespaceStash stash;
-    CreateRequest request;
-    request.mode = 0100644;
-    file_ = must(world_.run(
-        [&] { return volume_->names().create(kRootInode, "file", request, Caller{}, stash); }));
-    AlignedBuffer data(kFileBytes);
-    std::memset(data.data(), 'x', kFileBytes);
-    WriteStash write;
-    must(world_.run([&] {
-      return write_direct(volume_->files(), *file_, {.pos = 0, .data = data.bytes()}, write);
-    }));
   }
   ~Bench() {
-    world_.abandon();
+    bench_.abandon();
     file_.reset();
-    volume_.reset();
   }
 
   Outcome run(uint64_t adders, uint64_t blockers, uint64_t run_ns) {
-    TwoStateStats& stats = volume_->inodes().pages_locks().stats;
+    TwoStateStats& stats = bench_.volume().inodes().pages_locks().stats;
     stats = {};
     std::vector<std::unique_ptr<Program>> programs;
     for (uint64_t i = 0; i < adders + blockers; ++i) {
@@ -120,8 +89,8 @@ class Bench {
       programs.back()->is_adder = i < adders;
       next(*programs.back());
     }
-    const uint64_t begin_ns = world_.clock().monotonic_ns();
-    CHECK(world_.run_for(run_ns));
+    const uint64_t begin_ns = bench_.world().clock().monotonic_ns();
+    CHECK(bench_.world().run_for(run_ns));
     Outcome outcome;
     outcome.run_ns = run_ns;
     outcome.flip_count = stats.flip_count;
@@ -134,10 +103,10 @@ class Bench {
       mine.done_count += program->done_count;
       // Who waits still has waited at least for so long.
       const uint64_t waited_ns =
-          world_.clock().monotonic_ns() - std::max(program->begin_ns, begin_ns);
+          bench_.world().clock().monotonic_ns() - std::max(program->begin_ns, begin_ns);
       if (waited_ns > 2 * io_ns_max_) mine.wait_ns.record(waited_ns);
     }
-    world_.abandon();
+    bench_.abandon();
     return outcome;
   }
 
@@ -153,15 +122,19 @@ class Bench {
     AlignedBuffer buffer{2 * kPageBytes};
   };
 
-  static SimWorldOptions world_options(const Arguments& arguments) {
-    SimWorldOptions options;
-    options.device.size_bytes = kVolumeBytes;
-    options.device.has_volatile_cache = false;
-    options.device.latency_ns_min = arguments.io_ns_min();
-    options.device.latency_ns_max = arguments.io_ns_max();
-    options.device.slow_probability = 0;
-    options.restarts_max = 0;
-    options.in_order = true;
+  static SimDeviceOptions device_options(const Arguments& arguments) {
+    SimDeviceOptions options;
+    options.size_bytes = kVolumeBytes;
+    options.has_volatile_cache = false;
+    options.latency_ns_min = arguments.io_ns_min();
+    options.latency_ns_max = arguments.io_ns_max();
+    return options;
+  }
+  static VolumeOptions volume_options(Adders adders, uint64_t delay_ns) {
+    VolumeOptions options;
+    options.cache_bytes = kCacheBytes;
+    options.lock_delay_ns = delay_ns;
+    if (adders == Adders::faults) options.fault_policy = FaultPolicy::hold;
     return options;
   }
 
@@ -176,8 +149,8 @@ class Bench {
   void next(Program& program) {
     auto call = std::make_shared<Call>();
     const uint64_t pos = random_.below(kFileBytes / kPageBytes) * kPageBytes;
-    program.begin_ns = world_.clock().monotonic_ns();
-    world_.spawn(
+    program.begin_ns = bench_.world().clock().monotonic_ns();
+    bench_.world().spawn(
         [this, call, pos, is_adder = program.is_adder]() -> Attempt<void> {
           const Attempt<size_t> attempt = do_once(*call, pos, is_adder);
           if (!attempt.ok()) return Unfinished(attempt);
@@ -191,7 +164,7 @@ class Bench {
   }
 
   Attempt<size_t> do_once(Call& call, uint64_t pos, bool is_adder) {
-    FileContext& files = volume_->files();
+    FileContext& files = bench_.files();
     if (is_adder && adders_ == Adders::faults) {
       return read_file(files, *file_, pos, kPageBytes, call.buffer.bytes(), call.read);
     }
@@ -201,12 +174,11 @@ class Bench {
     return write_through(files, *file_, request, call.write);
   }
 
-  SimWorld world_;
+  SimBench bench_;
   Random random_;
   const Adders adders_;
   const uint64_t io_ns_max_;
   AlignedBuffer bytes_;
-  std::unique_ptr<Volume> volume_;
   InodeRef file_;
 };
 
@@ -244,21 +216,12 @@ void print_row(const char* delay, const Outcome& outcome) {
 
 Arguments parse(int argc, char** argv) {
   Arguments arguments;
-  for (int i = 1; i < argc; ++i) {
-    const std::string_view word = argv[i];
-    uint64_t* number = word == "--seconds"    ? &arguments.seconds
-                       : word == "--seed"     ? &arguments.seed
-                       : word == "--programs" ? &arguments.programs
-                       : word == "--io-us"    ? &arguments.io_us
-                                              : nullptr;
-    if (word == "--json") {
-      arguments.json = true;
-    } else if (number != nullptr && i + 1 < argc) {
-      *number = std::strtoull(argv[++i], nullptr, 10);
-    } else {
-      usage();
-    }
-  }
+  const bool understood = parse_options(argc, argv, arguments.json,
+                                        {{"--seconds", &arguments.seconds},
+                                         {"--seed", &arguments.seed},
+                                         {"--programs", &arguments.programs},
+                                         {"--io-us", &arguments.io_us}});
+  if (!understood) usage();
   if (arguments.seconds == 0 || arguments.programs < 10 || arguments.io_us == 0) usage();
   return arguments;
 }

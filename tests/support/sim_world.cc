@@ -127,7 +127,8 @@ bool SimWorld::step(uint64_t limit_ns) {
         deferred_too ? Scheduler::Serves::deferred_too : Scheduler::Serves::ready);
   }
   if (dead()) return could;  // who would hear of it?
-  if (!pending_.empty() && !scheduler_.has_ready() && steps_.chance(kSlowOutside)) {
+  if (!pending_.empty() && !scheduler_.has_ready() && options_.slow_outside &&
+      steps_.chance(kSlowOutside)) {
     advance_clock(limit_ns);
   } else {
     do_some_outside();

@@ -42,6 +42,8 @@ struct SimWorldOptions {
   uint32_t restarts_max = 100'000;
   // Ready operations are attempted first come, first served, as in production; else the seed draws.
   bool in_order = false;
+  // Outside work takes time now and then, until the next thing happens; else never any.
+  bool slow_outside = true;
   uint64_t stuck_ns = 3600 * kNsPerSecond;
 };
 
