@@ -81,9 +81,10 @@ void Pins::finish(Pin& pin) {
   CHECK(pin.inode_ && pin.folios_.empty() && pin.mapped_.empty());
   const uint64_t bytes = pin.bytes_;
   bytes_ -= bytes;
-  const auto user = user_bytes_.find(pin.uid);
-  user->second -= bytes;
-  if (user->second == 0) user_bytes_.erase(user);
+  // A mapped range may count nothing, and its user's others may have ended.
+  uint64_t& user_bytes = user_bytes_[pin.uid];
+  user_bytes -= bytes;
+  if (user_bytes == 0) user_bytes_.erase(pin.uid);
   if (!pin.external) cache_bytes_ -= bytes;
   const InodeRef inode = std::move(pin.inode_);
   --inode->open_count;

@@ -307,6 +307,25 @@ TEST_CASE("mapped pages count for the limits one by one, and a mapped range has 
   });
 }
 
+TEST_CASE("a mapped range that nobody has touched ends after the other pins of its user") {
+  for_each_seed(2, [](const TestSeed& seed) {
+    SimVolume sim(seed);
+    PageHistory history(kPages);
+    const InodeRef inode = pinnable_file(sim, "file", kPages, 1, &history);
+    Pinner untouched(sim, inode, {FileBlock(4), FileBlock(8)}, history);
+    untouched.use_faults();
+    REQUIRE(untouched.pin().ok());
+    Pinner other(sim, inode, {FileBlock(0), FileBlock(4)}, history);
+    REQUIRE(other.pin().ok());
+    REQUIRE(other.unpin().ok());
+    REQUIRE(untouched.unpin().ok());
+    CHECK(sim.files().pins.all().empty());
+    Pinner later(sim, inode, kRange, history);
+    REQUIRE(later.pin().ok());
+    REQUIRE(later.unpin().ok());
+  });
+}
+
 TEST_CASE("the end of a mapped pin: what is dirty is an ordinary page, the memory is let go") {
   for_each_meeting(4, [](Meeting& m) {
     REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
