@@ -183,6 +183,8 @@ FinishNeeds Direct::release(const Result<void>& result) {
       released = true;
       end_edges();
     }
+  } else {
+    note_failed_write(inode, pos, size_end());  // before anybody can grow the file
   }
   if (!needs.transaction) {
     busy.release();

@@ -267,6 +267,35 @@ TEST_CASE("tail: a write behind the end that the device refuses") {
   });
 }
 
+// It has let go of the file before it is attempted again.
+TEST_CASE("tail: a direct write behind the end that is refused while somebody waits to grow the file") {
+  Random random(6);
+  const Source source = random_source(random, kBlockBytes, true);
+  for_each_seed(8, [&](const TestSeed& seed) {
+    SimVolume sim(seed);
+    const InodeRef inode = sim.create("file");
+    write(sim, *inode, 0, source.bytes.first(kOldSize), How::direct);
+    REQUIRE(sim.sync().ok());
+    SimFault fault;
+    fault.kind = IoKind::write;
+    fault.addr_first = block_addr(sim.volume().space().data_first());
+    fault.error = Error::io_failed;
+    fault.count = 1;
+    sim.device().add_fault(fault);
+    bool written = false;
+    sim.spawn_write(*inode, 0, source.bytes, How::direct, [&](const Result<size_t>& result) {
+      CHECK(result.error() == Error::io_failed);
+      written = true;
+    });
+    const FileRange first = file_range(FileBlock(0), BlockCount(1));
+    const auto under_way = [&] { return inode->busy_ranges.free_end(first) != first.end; };
+    REQUIRE(sim.world().run_until(under_way));
+    REQUIRE(sim.truncate(*inode, kFar).ok());
+    REQUIRE(sim.world().run_until([&] { return written; }));
+    check_content(sim.read_all(*inode), kOldSize, Grow::truncate);
+  });
+}
+
 // Clearing a shared tail takes a block. Without one the file stays as it is, and grows later.
 TEST_CASE("tail: a last block that is shared, and no space to clear it") {
   Random random(9);
