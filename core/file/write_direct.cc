@@ -22,12 +22,9 @@
 #include <algorithm>
 #include <cstring>
 
-#include "core/file/durable_write.h"
 #include "core/file/pinned_range.h"
-#include "core/file/placement.h"
-#include "core/file/write.h"
+#include "core/file/write_direct_part.h"
 #include "core/file/write_pinned.h"
-#include "core/file/writeback.h"
 
 namespace fusefs {
 namespace {
@@ -36,246 +33,17 @@ constexpr BlockCount kOne{1};
 // Copies up to this size are done at once: leaving and entering the monitor costs more.
 constexpr uint64_t kInlineCopyBytes = 4 * kBlockBytes;
 
-// One end of a write, where it lies within a block.
-struct Edge {
-  AlignedBuffer bytes;    // of the whole block
-  Ref<EdgeBlock> own;     // that others may join
-  Ref<EdgeBlock> joined;  // another's, that has our bytes
-  void leave() {
-    if (own) own->end(false);
-    own.reset();
-    joined.reset();
-    bytes = AlignedBuffer();
-  }
-};
-
-struct Direct final : WriteStash::Work, IoCompletion {
-  Direct(FileContext& a_context, Inode& an_inode, const WriteRequest& request, WriteStash& a_stash)
-      : context(a_context),
-        inode(an_inode),
-        wanted(request.len()),
-        sync(request.sync),
-        source(request.source),
-        stash(a_stash) {}
-  ~Direct() override { leave(); }
-  void leave();
-  FinishNeeds release(const Result<void>& result) override;
-  void finish() override;
-
-  // The operation's, which outlives its stash's work.
-  FileContext& context;
-  Inode& inode;
-  const uint64_t wanted;
-  const SyncLevel sync;
-  WriteSource* const source;
-  WriteStash& stash;
-
-  TwoStateHold hold;
-  BusyRangeHold busy;
-  enum class Phase : uint8_t {
-    fetching,  // nothing is held
-    locking,
-    clearing,
-    planning,
-    reading,
-    filling,
-    placing,
-    writing,
-    joining,
-    committing
-  } phase = Phase::locking;
-  std::unique_ptr<WritebackStash> writeback;
-  // What is written now, and the blocks of it that are not left to others.
-  uint64_t pos = 0;
-  uint64_t len = 0;
-  FileRange own{};
-  Edge first;
-  Edge last;
-  uint64_t file_size = 0;   // when it was planned
-  uint64_t joined_end = 0;  // of what others have added to our edges
-  AlignedBuffer bounce;     // of the whole blocks, if their memory does not do
-  Placement placement;
-  Ref<IoTicket> ticket;  // of reading edges
-  DurableWrite device;
-  IoGuard guard;
-  bool cut_short = false;  // by an error after a part
-  bool alone = false;      // joins nobody: that has failed, or cannot be
-  bool unaligned = false;  // counted as such
-  bool in_flight = false;  // counted
-  bool released = false;   // an overwrite that the device is done with: nothing is held any more
-
-  uint64_t end() const { return pos + len; }
-  // What the file reaches at least when this is done.
-  uint64_t size_end() const { return std::max(end(), joined_end); }
-  FileRange range() const { return {file_block_at(pos), file_block_end(end())}; }
-  uint64_t own_pos() const { return std::max(pos, file_pos(own.first)); }
-  uint64_t own_end() const { return std::min(end(), file_pos(own.end)); }
-  bool has_first_edge() const { return !own.empty() && own_pos() % kBlockBytes != 0; }
-  bool has_last_edge() const {
-    const bool is_first_too = own.count() == kOne && has_first_edge();
-    return !own.empty() && own_end() % kBlockBytes != 0 && !is_first_too;
-  }
-  FileBlock last_block() const { return own.end - kOne; }
-  // The blocks that are written whole.
-  FileRange middle() const {
-    return {own.first + (has_first_edge() ? kOne : BlockCount(0)),
-            own.end - (has_last_edge() ? kOne : BlockCount(0))};
-  }
-  bool has_joined() const { return first.joined || last.joined; }
-  bool has_folios() const {
-    const FolioRef folio = inode.mapping.at_or_after(range().first);
-    return folio && folio->index < range().end;
-  }
-  void end_edges() {
-    if (first.own) first.own->end(true);
-    if (last.own) last.own->end(true);
-  }
-  void note_landed() {
-    if (std::exchange(in_flight, false)) --context.direct.in_flight;
-  }
-};
-
-using Phase = Direct::Phase;
-
-// Counts what has been written; the last part counts the write.
-void count_part(FileContext& context, uint64_t len) {
-  context.stats.write_direct_bytes += len;
-  context.direct.write_bytes += len;
-}
-void count_write(FileContext& context, const Direct& direct) {
-  ++context.stats.write_direct_count;
-  ++context.direct.write_count;
-  if (direct.unaligned) ++context.direct.unaligned_count;
-}
-
-// Lets go of everything, written or not.
-void Direct::leave() {
-  disarm();
-  note_landed();
-  placement.reset();
-  writeback.reset();
-  ticket.reset();
-  guard.release();
-  bounce = AlignedBuffer();
-  first.leave();
-  last.leave();
-  if (source != nullptr) source->let_go();
-  busy.release();
-  hold.release();
-  released = false;
-  joined_end = 0;
-  phase = Phase::locking;
-}
-
-// A write that maps or converts blocks, or moves the end of the file, goes on to its commit with
-// what it holds: until then the range still reads as it was, and a page of it added now would stay
-// that way. So does one whose last bytes are still on their way in a block of another.
-FinishNeeds Direct::release(const Result<void>& result) {
-  FinishNeeds needs;
-  note_landed();
-  if (source != nullptr) source->let_go();
-  needs.error = !result.ok();
-  if (result.ok()) {
-    needs.transaction = has_joined() || placement.needs_commit(inode, size_end());
-    device.landed(context, inode, !needs.transaction);
-    if (!needs.transaction) {
-      CHECK(!has_folios());  // dropped under the blocker state, which is still held
-      released = true;
-      end_edges();
-    }
-  } else {
-    note_failed_write(inode, pos, size_end());  // before anybody can grow the file
-  }
-  if (!needs.transaction) {
-    busy.release();
-    hold.release();
-    guard.release();
-  }
-  if (stash.done + len < wanted) needs.transaction = true;
-  needs.attempt = stash.end == nullptr;
-  needs.flush = result.ok() && device.owes(context);
-  needs.invalidation = stash.end != nullptr && stash.end->must_invalidate();
-  return needs;
-}
-
-void Direct::finish() {
-  stash.done += len;
-  count_part(context, len);
-  count_write(context, *this);
-  stash.end->ended(stash.done);
-}
-
-// ---- Bytes ----
-
-// Those of the request that belong to file position `at` and what follows.
-ConstBytes data_at(const WriteRequest& request, const Direct& direct, uint64_t at) {
-  const uint64_t offset = direct.stash.done + (at - direct.pos);
-  return direct.source != nullptr ? direct.source->bytes(offset) : request.data.subspan(offset);
-}
-
-void copy_data(const WriteRequest& request, const Direct& direct, uint64_t at, Bytes to) {
-  while (!to.empty()) {
-    const ConstBytes run = data_at(request, direct, at);
-    const size_t part = std::min(run.size(), to.size());
-    std::memcpy(to.data(), run.data(), part);
-    to = to.subspan(part);
-    at += part;
-  }
-}
-
-// Whether the device can take the whole blocks from where they are.
-bool can_take_middle(const WriteRequest& request, const Direct& direct, uint64_t align) {
-  const FileRange middle = direct.middle();
-  for (uint64_t at = file_pos(middle.first); at < file_pos(middle.end);) {
-    const ConstBytes run = data_at(request, direct, at);
-    const size_t part = std::min<uint64_t>(run.size(), file_pos(middle.end) - at);
-    if (reinterpret_cast<uintptr_t>(run.data()) % align != 0) return false;
-    if (part % kBlockBytes != 0) return false;
-    at += part;
-  }
-  return true;
-}
-
-// The block as it will be on the device; nobody joins any more.
-void fill_edge(const WriteRequest& request, Direct& direct, FileBlock at, Edge& edge) {
-  const uint64_t block_pos = file_pos(at);
-  std::byte* block = edge.bytes.data();
-  // Beyond the end of the file are zeroes, whatever the device has.
-  const uint64_t valid = direct.file_size > block_pos ? direct.file_size - block_pos : 0;
-  if (valid < kBlockBytes) std::memset(block + valid, 0, kBlockBytes - valid);
-  const uint64_t from = std::max(direct.pos, block_pos);
-  const uint64_t to = std::min(direct.end(), block_pos + kBlockBytes);
-  copy_data(request, direct, from, Bytes(block + (from - block_pos), to - from));
-  direct.context.direct.edge_joined_count += edge.own->joined_count();
-  if (edge.own->joined_count() != 0) {
-    direct.joined_end = std::max(direct.joined_end, block_pos + edge.own->joined_end());
-  }
-  edge.own->close(block);
-}
-
-// Memory of block `at` and of those behind it that lie in a row.
-ConstBytes memory_of(const WriteRequest& request, const Direct& direct, FileBlock at) {
-  if (direct.has_first_edge() && at == direct.own.first) return direct.first.bytes.bytes();
-  if (direct.has_last_edge() && at == direct.last_block()) return direct.last.bytes.bytes();
-  const FileRange middle = direct.middle();
-  if (direct.bounce) {
-    return direct.bounce.bytes().subspan(block_bytes(at - middle.first));
-  }
-  const ConstBytes run = data_at(request, direct, file_pos(at));
-  return run.first(std::min<uint64_t>(run.size(), block_bytes(middle.end - at)));
-}
-
-// ---- Steps ----
+using Phase = DirectPart::Phase;
 
 // The open block `at` of another write, if ours may leave its part of it to that.
-Ref<EdgeBlock> find_edge(const WriteRequest& request, const Direct& direct, FileBlock at) {
+Ref<EdgeBlock> find_edge(const WriteRequest& request, const DirectPart& direct, FileBlock at) {
   if (direct.alone || direct.source != nullptr) return {};
   if (request.append) return {};  // of two that meet, both would begin at the same end of the file
   return direct.context.edges.find(direct.inode.ino, at);
 }
 
 // Gives our bytes of a block to another write.
-void join(const WriteRequest& request, Direct& direct, FileBlock at, Edge& edge) {
+void join(const WriteRequest& request, DirectPart& direct, FileBlock at, Edge& edge) {
   const uint64_t from = std::max(direct.pos, file_pos(at));
   const uint64_t to = std::min(direct.end(), file_pos(at + kOne));
   const ConstBytes bytes = data_at(request, direct, from).first(to - from);
@@ -283,7 +51,7 @@ void join(const WriteRequest& request, Direct& direct, FileBlock at, Edge& edge)
 }
 
 Attempt<void> lock_range(FileContext& context, Inode& inode, const WriteRequest& request,
-                         WriteStash& stash, Direct& direct) {
+                         WriteStash& stash, DirectPart& direct) {
   const uint64_t pos = request.append ? inode.attr.size : request.pos + stash.done;
   if (may_clear_tail(inode, stash.tail)) {
     ATTEMPT_OK(clear_tail_before(context, inode, pos, Growth::device, stash.tail));
@@ -323,7 +91,7 @@ Attempt<void> lock_range(FileContext& context, Inode& inode, const WriteRequest&
 }
 
 // Writes and drops the folios of the range.
-Attempt<void> clear_folios(FileContext& context, Inode& inode, Direct& direct) {
+Attempt<void> clear_folios(FileContext& context, Inode& inode, DirectPart& direct) {
   const FileRange range = direct.own;
   while (true) {
     if (direct.writeback) {  // first: the pages under writeback may be our own
@@ -353,7 +121,7 @@ BlockCount new_blocks(const std::vector<FilePiece>& pieces) {
 }
 
 // Less than was locked: up to `end`, or a whole block before it.
-void cut(Direct& direct, uint64_t end) {
+void cut(DirectPart& direct, uint64_t end) {
   const uint64_t block_pos = end - end % kBlockBytes;
   if (block_pos > direct.pos) end = block_pos;
   direct.len = end - direct.pos;
@@ -363,7 +131,7 @@ void cut(Direct& direct, uint64_t end) {
 
 // Opens the block for others and starts reading what it holds now.
 void begin_edge(FileContext& context, const std::vector<FilePiece>& pieces, FileBlock at,
-                Edge& edge, Direct& direct) {
+                Edge& edge, DirectPart& direct) {
   edge.own = context.edges.open(direct.inode.ino, at);
   edge.bytes = AlignedBuffer(kBlockBytes);
   if (file_pos(at) >= direct.file_size) return;
@@ -378,7 +146,7 @@ void begin_edge(FileContext& context, const std::vector<FilePiece>& pieces, File
   }
 }
 
-Attempt<void> plan(FileContext& context, Inode& inode, WriteStash& stash, Direct& direct) {
+Attempt<void> plan(FileContext& context, Inode& inode, WriteStash& stash, DirectPart& direct) {
   if (direct.source != nullptr) {
     const uint64_t held = direct.source->hold(stash.done, direct.len);
     if (held == 0) {
@@ -411,7 +179,7 @@ Attempt<void> plan(FileContext& context, Inode& inode, WriteStash& stash, Direct
 }
 
 // Copies the whole blocks if they need it. True if that is left to be done outside.
-bool begin_bounce(FileContext& context, const WriteRequest& request, Direct& direct) {
+bool begin_bounce(FileContext& context, const WriteRequest& request, DirectPart& direct) {
   if (can_take_middle(request, direct, context.device.geometry().logical_block_bytes)) return false;
   const FileRange middle = direct.middle();
   const uint64_t bytes = block_bytes(middle.count());
@@ -422,7 +190,7 @@ bool begin_bounce(FileContext& context, const WriteRequest& request, Direct& dir
   return false;
 }
 
-void submit(FileContext& context, Inode& inode, const WriteRequest& request, Direct& direct) {
+void submit(FileContext& context, Inode& inode, const WriteRequest& request, DirectPart& direct) {
   if (direct.has_first_edge()) fill_edge(request, direct, direct.own.first, direct.first);
   if (direct.has_last_edge()) fill_edge(request, direct, direct.last_block(), direct.last);
   IoGather writes = direct.device.begin(context, inode, direct.sync);
@@ -443,7 +211,7 @@ void submit(FileContext& context, Inode& inode, const WriteRequest& request, Dir
 }
 
 // Until what others write of our blocks is written. False if they have failed.
-Attempt<bool> await_joined(FileContext& context, Inode& inode, Direct& direct) {
+Attempt<bool> await_joined(FileContext& context, Inode& inode, DirectPart& direct) {
   for (Edge* edge : {&direct.first, &direct.last}) {
     if (!edge->joined) continue;
     ATTEMPT(const bool written, edge->joined->wait());
@@ -455,7 +223,7 @@ Attempt<bool> await_joined(FileContext& context, Inode& inode, Direct& direct) {
 
 // One round: as much as was reserved for.
 Attempt<void> write_round(FileContext& context, Inode& inode, const WriteRequest& request,
-                          WriteStash& stash, Direct& direct) {
+                          WriteStash& stash, DirectPart& direct) {
   NodePins& pins = stash.names.pins;
   if (direct.phase == Phase::locking) {
     ATTEMPT_OK(lock_range(context, inode, request, stash, direct));
@@ -514,8 +282,8 @@ Attempt<size_t> write_direct(FileContext& context, Inode& inode, const WriteRequ
                              WriteStash& stash) {
   ATTEMPT_OK(check_write(context, inode, request, stash));
   if (stash.over_pins) return write_over_pins(context, inode, request, stash);
-  if (!stash.work) stash.work = std::make_unique<Direct>(context, inode, request, stash);
-  Direct& direct = static_cast<Direct&>(*stash.work);
+  if (!stash.work) stash.work = std::make_unique<DirectPart>(context, inode, request, stash);
+  DirectPart& direct = static_cast<DirectPart&>(*stash.work);
   while (stash.done < request.len() && !direct.cut_short) {
     if (direct.phase == Phase::fetching) {
       Attempt<bool> fetched = direct.source->fetch(stash.done);
