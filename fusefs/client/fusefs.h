@@ -3,11 +3,12 @@
  * A window is a range of a file on a mounted fusefs volume as memory of this process. There are two
  * kinds:
  *
- *   fusefs_pin   all pages are there and stay where they are: stores need no system call and no
- * fault, devices may write into them (O_DIRECT, fixed buffers of io_uring). fsync(2) of the file
- * looks at every page and writes those that have changed. fusefs_map   pages come when they are
- * touched. Only pages that were stored into are written, and a full volume is SIGBUS at the store,
- * not an error of a later fsync(2).
+ * - fusefs_pin: all pages are there and stay where they are. Stores need no system call and no
+ *   fault, and devices may write into them (O_DIRECT, fixed buffers of io_uring). fsync(2) of the
+ *   file looks at every page and writes those that have changed.
+ *
+ * - fusefs_map: pages come when they are touched. Only pages that were stored into are written, and
+ *   a full volume is SIGBUS at the store, not an error of a later fsync(2).
  *
  * What has been stored becomes durable by fsync(2) or fdatasync(2) of any descriptor of the file,
  * and what has been stored by then is seen by read(2) and mmap(2) of the file: after fsync(2),

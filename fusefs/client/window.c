@@ -264,6 +264,10 @@ int fusefs_flush(void* window) {
 }
 
 int fusefs_unmap(void* memory) {
+  /* The daemon hears later that the window has gone. What read(2) shows by then shall not be older
+   * than this call. If the daemon has died there is nothing to be shown.
+   */
+  (void)fusefs_flush(memory);
   pthread_mutex_lock(&mutex);
   struct window** place = &windows;
   while (*place != NULL && (*place)->memory != memory) place = &(*place)->next;
