@@ -161,11 +161,13 @@ struct fusefs_unshare_range {
  * O_APPEND, makes a window and answers with the proof (window and secret) of who holds it, and the
  * roads on which its memory is to be had:
  *
- *   FILE    open(2) `file` in the root of the mount, O_RDWR or O_RDONLY as the window, and mmap(2)
- * it MAP_SHARED from offset 0. Only the user who made the window can. SOCKET  connect(2) a
- * SOCK_SEQPACKET to the abstract address `socket`, send a fusefs_window_hello and receive a
- * fusefs_window_answer with a descriptor (SCM_RIGHTS) that is to be mmap(2)ed in the same way. The
- * connection stays open while the window is used: its end says that this holder has gone.
+ * - FILE: open(2) `file` in the root of the mount, O_RDWR or O_RDONLY as the window, and mmap(2) it
+ *   MAP_SHARED from offset 0. Only the user who made the window can.
+ *
+ * - SOCKET: connect(2) a SOCK_SEQPACKET to the abstract address `socket`, send a
+ *   fusefs_window_hello and receive a fusefs_window_answer with a descriptor (SCM_RIGHTS) that is
+ *   to be mmap(2)ed in the same way. The connection stays open while the window is used: its end
+ *   says that this holder has gone.
  *
  * A window lasts until all who hold it have gone: until the file has been closed and unmapped, and
  * the connection closed. One that nobody came for ends with the descriptor it was made on.
