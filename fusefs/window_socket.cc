@@ -13,6 +13,7 @@
 #include <cstddef>
 #include <cstdio>
 #include <cstring>
+#include <system_error>
 #include <utility>
 
 #include "core/base/random.h"
@@ -42,7 +43,14 @@ Attempt<void> WindowSocket::start() {
   phase_ = Phase::starting;
   return restart_after_outside([this] {
     Result<std::string> address = listen();
-    if (address.ok()) thread_ = std::thread([this] { run(); });
+    if (address.ok()) {
+      try {
+        thread_ = std::thread([this] { run(); });
+      } catch (const std::system_error&) {
+        listener_ = OwnedFd();
+        address = Error::not_supported;
+      }
+    }
     const MonitorHold hold(server_.monitor());
     phase_ = address.ok() ? Phase::listening : Phase::failed;
     if (address.ok()) address_ = std::move(address).value();
