@@ -43,6 +43,7 @@ struct CloneStash {
   Notifier::Stash notify_target;
   NamespaceStash names;
   CopyStash copy;
+  FsyncStash fsync;
   ReplacedRanges::Stash replaced;
 };
 
@@ -113,7 +114,9 @@ Attempt<void> clone(FuseOperation& op, const CloneRange& range, CloneStash& stas
     stash.phase = Phase::settle;
   }
   if (stash.phase == Phase::settle) {
-    ATTEMPT_OK(server.settle(to.changed_seq, to));
+    if (OpenFile* target = find_target(op); target != nullptr && !stash.error) {
+      COMMIT_OK(server.settle_contents(*target, stash.fsync));
+    }
     stash.phase = Phase::refresh;
   }
   Notifier& notifier = server.notifier();

@@ -110,22 +110,19 @@ struct WriteKind {
   SyncLevel sync;          // before the answer
   bool by_fsync;           // that is seen to by an fsync after the write, not by the write itself
 
-  static WriteKind of(const fuse_write_in& in, const Inode& inode, const MountOptions& options) {
+  static WriteKind of(const fuse_write_in& in, const Inode& inode, const Server& server) {
+    const SyncWrites sync_writes = server.options().sync_writes;
     WriteKind kind{};
     const auto flags = static_cast<int>(in.flags);
     kind.from_kernel_cache = (in.write_flags & FUSE_WRITE_CACHE) != 0;
     const bool past_kernel_cache = (in.write_flags & FUSE_WRITE_LOCKOWNER) != 0;
     kind.leaves_pages = !past_kernel_cache;
     kind.may_be_async = past_kernel_cache && (flags & O_DIRECT) != 0;
-    const bool always = options.sync || (inode.attr.flags & kInodeSync) != 0;
-    if (!kind.from_kernel_cache && (always || (flags & O_DSYNC) != 0)) {
-      const bool all = always || (flags & O_SYNC) == O_SYNC;
-      kind.sync = all ? SyncLevel::all : SyncLevel::data;
-    }
-    kind.by_fsync = kind.sync != SyncLevel::none && options.sync_writes != SyncWrites::through;
+    if (!kind.from_kernel_cache) kind.sync = server.sync_level(flags, inode);
+    kind.by_fsync = kind.sync != SyncLevel::none && sync_writes != SyncWrites::through;
     kind.direct = !kind.from_kernel_cache && (flags & O_DIRECT) != 0;
     // What the kernel has kept has been dirty long enough.
-    kind.through = !kind.direct && options.sync_writes == SyncWrites::through &&
+    kind.through = !kind.direct && sync_writes == SyncWrites::through &&
                    (kind.from_kernel_cache || kind.sync != SyncLevel::none);
     return kind;
   }
@@ -220,7 +217,7 @@ Attempt<void> write_data(FuseOperation& op, WriteOpStash& stash) {
   ATTEMPT(OpenFile * file, find_file(op, in.fh));
   if (!file->writable) return Error::bad_descriptor;
   Inode& inode = *file->inode;
-  const WriteKind kind = WriteKind::of(in, inode, op.server().options());
+  const WriteKind kind = WriteKind::of(in, inode, op.server());
   if (stash.op == nullptr) {
     stash.op = &op;
     stash.inode = &inode;
@@ -307,6 +304,7 @@ struct FallocateStash {
   PrivilegeStash privileges;
   UnshareStash unshare;
   ShapeStash shape;
+  FsyncStash fsync;
   bool done = false;
 };
 
@@ -330,7 +328,7 @@ Attempt<void> shape_file(FuseOperation& op, FallocateStash& stash) {
                               keep_size, stash.shape));
     stash.done = true;
   }
-  return op.server().settle(file->inode->changed_seq, *file->inode);
+  return op.server().settle_contents(*file, stash.fsync);
 }
 
 void fallocate(fuse_req_t req, fuse_ino_t, int, off_t, off_t, fuse_file_info*) {
@@ -367,6 +365,7 @@ struct CopyOpStash {
   CopyStash copy;
   ReplacedRanges::Stash replaced;
   Notifier::Stash notify;
+  FsyncStash fsync;
   bool done = false;
   bool drops_pages = false;
   uint64_t copied = 0;
@@ -405,7 +404,7 @@ Attempt<void> copy_data(FuseOperation& op, CopyOpStash& stash) {
     ATTEMPT_OK(
         op.server().notifier().invalidate(to->inode->ino, in.off_out, stash.copied, stash.notify));
   }
-  return op.server().settle(to->inode->changed_seq, *to->inode);
+  return op.server().settle_contents(*to, stash.fsync);
 }
 
 void copy_file_range(fuse_req_t req, fuse_ino_t, off_t, fuse_file_info*, fuse_ino_t, off_t,

@@ -25,8 +25,7 @@ Result<void> check_open(const InodeAttr& attr, int flags) {
 uint32_t open_flags(const Server& server, const KernelFacts& kernel, const Inode& inode,
                     int flags) {
   uint32_t answer = FOPEN_KEEP_CACHE;
-  const bool sync =
-      (flags & O_DSYNC) != 0 || server.options().sync || (inode.attr.flags & kInodeSync) != 0;
+  const bool sync = server.sync_level(flags, inode) != SyncLevel::none;
   const bool writes = (flags & O_ACCMODE) != O_RDONLY;
   if (kernel.direct_io_allow_mmap && ((flags & O_DIRECT) != 0 || (sync && writes))) {
     answer |= FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES;

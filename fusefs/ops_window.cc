@@ -288,6 +288,7 @@ struct WindowIoStash {
   uint64_t done = 0;
   std::optional<Error> error;  // behind what has been done
   MappedIoStash io;
+  FsyncStash fsync;
   ReplacedRanges::Stash replaced;
 };
 
@@ -401,7 +402,9 @@ Attempt<void> window_io(FuseOperation& op, IoctlStash& answer, WindowIoStash& st
     stash.phase = Phase::settle;
   }
   if (stash.phase == Phase::settle) {
-    if (writes) ATTEMPT_OK(server.settle(stash.file->changed_seq, *stash.file));
+    if (OpenFile* file = find_file(op); writes && file != nullptr && stash.done != 0) {
+      COMMIT_OK(server.settle_contents(*file, stash.fsync));
+    }
     stash.phase = Phase::refresh;
   }
   if (writes && stash.drops_pages && stash.done != 0) {

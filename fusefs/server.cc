@@ -1,5 +1,7 @@
 #include "fusefs/server.h"
 
+#include <fcntl.h>
+
 #include "fusefs/window_end.h"
 
 namespace fusefs {
@@ -62,6 +64,18 @@ Attempt<void> Server::settle(JournalSeq seq, const Inode& inode) {
                     (options_.dirsync && inode.attr.is_directory());
   if (!wait || seq == JournalSeq()) return {};
   return volume_.store().journal().wait_durable(seq);
+}
+
+SyncLevel Server::sync_level(int open_flags, const Inode& inode) const {
+  const bool always = options_.sync || (inode.attr.flags & kInodeSync) != 0;
+  if (always || (open_flags & O_SYNC) == O_SYNC) return SyncLevel::all;
+  return (open_flags & O_DSYNC) != 0 ? SyncLevel::data : SyncLevel::none;
+}
+
+Attempt<void> Server::settle_contents(OpenFile& file, FsyncStash& stash) {
+  const SyncLevel wanted = sync_level(file.flags, *file.inode);
+  if (wanted == SyncLevel::none) return {};
+  return fsync(volume_.files(), file, wanted == SyncLevel::data, stash);
 }
 
 Attempt<void> Server::settle_names(JournalSeq seq, InodeNo directory) {

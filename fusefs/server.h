@@ -16,6 +16,7 @@
 #include <string>
 #include <unordered_set>
 
+#include "core/file/fsync.h"
 #include "core/io/reactor.h"
 #include "core/volume/volume.h"
 #include "fusefs/caller_files.h"
@@ -106,6 +107,11 @@ class Server {
   //   Restarts  until `seq` is durable, if it must be before the answer
   Attempt<void> settle(JournalSeq seq, const Inode& inode);
   Attempt<void> settle_names(JournalSeq seq, InodeNo directory);
+  // How durable a write is before it is answered, by flags as of open(2), the file and the mount.
+  SyncLevel sync_level(int open_flags, const Inode& inode) const;
+  // After a change of a file's contents that was no write: as durable as a write by `file` would be.
+  //   Restarts  as fsync();  Errors  of it
+  Attempt<void> settle_contents(OpenFile& file, FsyncStash& stash);
 
  private:
   Volume& volume_;

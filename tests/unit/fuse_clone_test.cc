@@ -171,6 +171,12 @@ TEST_CASE("a clone by descriptor is for who has the source open for reading, on 
     CHECK(clone(3, rig.open(target, O_RDWR | O_APPEND)) == EBADF);
     CHECK(clone(3, target_handle) == 0);
     CHECK(rig.read(target, target_handle, 0, 1 << 20).body == data);
+    // The last block is copied, and the rest is shared.
+    CHECK(clone(3, rig.open(target, O_RDWR | O_DSYNC)) == 0);
+    {
+      SimVolume after(seed, {}, rig.sim().device().durable_image());
+      CHECK(after.read_all(*after.lookup("target")) == data);
+    }
     range.len = 4096;
     range.target_pos = 8192;
     CHECK(clone(3, target_handle) == 0);

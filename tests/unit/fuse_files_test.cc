@@ -76,6 +76,53 @@ TEST_CASE("a write with O_DSYNC or O_SYNC is on the device when it is answered")
   });
 }
 
+// Other requests that change contents keep the same promise.
+TEST_CASE("copies and zeroed ranges are on the device where writes would be") {
+  for_each_seed(2, [](const TestSeed& seed) {
+    for (const int flags : {O_DSYNC, O_SYNC, 0}) {
+      CAPTURE(flags);
+      MountOptions options;
+      options.sync = flags == 0;
+      FuseRig rig(seed, options);
+      uint64_t from_handle = 0;
+      const uint64_t from = rig.create("from", &from_handle).nodeid;
+      const Message data = random_bytes(7, 10 * kPageBytes);
+      REQUIRE(rig.write(from, from_handle, 0, data).error == 0);
+      const auto open_flags = static_cast<uint32_t>(O_RDWR | flags);
+      uint64_t handle = 0;
+      const uint64_t to = rig.create("to", &handle, open_flags).nodeid;
+      const auto check_durable = [&](const Message& wanted) {
+        SimVolume after(seed, {}, rig.sim().device().durable_image());
+        CHECK(after.read_all(*after.lookup("to")) == wanted);
+      };
+      fuse_copy_file_range_in copy{};
+      copy.fh_in = from_handle;
+      copy.off_in = 100;  // of bytes, not of blocks
+      copy.nodeid_out = to;
+      copy.fh_out = handle;
+      copy.len = 5000;
+      REQUIRE(rig.call(FUSE_COPY_FILE_RANGE, from, Body(copy)).error == 0);
+      Message model(data.begin() + 100, data.begin() + 5100);
+      check_durable(model);
+
+      copy.off_in = copy.off_out = 0;
+      copy.len = data.size();
+      REQUIRE(rig.call(FUSE_COPY_FILE_RANGE, from, Body(copy)).error == 0);
+      check_durable(data);
+
+      fuse_fallocate_in zero{};
+      zero.fh = handle;
+      zero.offset = 50;
+      zero.length = 2 * kPageBytes;
+      zero.mode = FALLOC_FL_ZERO_RANGE;
+      REQUIRE(rig.call(FUSE_FALLOCATE, to, Body(zero)).error == 0);
+      model = data;
+      std::fill_n(model.begin() + 50, 2 * kPageBytes, std::byte{0});
+      check_durable(model);
+    }
+  });
+}
+
 TEST_CASE("durable overwrites past the kernel's cache, and its writeback, end with their completion") {
   for_each_seed(4, [](const TestSeed& seed) {
     FuseRig rig(seed);

@@ -384,6 +384,32 @@ TEST_CASE("flush and direct I/O take who has the secret, and is the user") {
   CHECK(move(other, other_handle, io) == -EBADF);  // into a window for reading
 }
 
+TEST_CASE("direct I/O of a window is on the device where a write by the descriptor would be") {
+  for_each_seed(2, [](const TestSeed& seed) {
+    WindowRig rig(seed);
+    uint64_t handle = 0;
+    const uint64_t other = rig.create("other", &handle).nodeid;
+    REQUIRE(rig.write(other, handle, 0, Message(8 * kPage, std::byte{'o'})).error == 0);
+    const auto window = rig.open_window(rig.handle, kPinned | kWrite);
+    for (const int flags : {O_DSYNC, O_SYNC}) {
+      const std::byte mark{static_cast<unsigned char>(flags >> 8)};
+      rig.memory(window)[0] = mark;
+      fusefs_window_io io{};
+      io.version = 1;
+      io.ref = ref_of(window);
+      io.flags = FUSEFS_WINDOW_IO_WRITE;
+      io.len = 8 * kPage;
+      const uint64_t durable = rig.open(other, static_cast<uint32_t>(O_RDWR | flags));
+      REQUIRE(ioctl(rig, other, durable, FUSEFS_IOC_WINDOW_IO, io).error == 0);
+      SimVolume after(seed, {}, rig.sim().device().durable_image());
+      const Message found = after.read_all(*after.lookup("other"));
+      REQUIRE(found.size() == 8 * kPage);
+      CHECK(found[0] == mark);
+      CHECK(std::count(found.begin() + 1, found.end(), std::byte{'a'}) == 8 * kPage - 1);
+    }
+  });
+}
+
 TEST_CASE("who holds what is told to root, and to others what is theirs") {
   WindowRig rig(TestSeed{1});
   rig.open_window(rig.handle, kPinned | kWrite, 0, 4 * kPage);
