@@ -5,6 +5,9 @@
 // one request, served to its end with all restarts the seed draws.
 #pragma once
 
+#include <linux/ioctl.h>
+
+#include <algorithm>
 #include <deque>
 #include <map>
 #include <memory>
@@ -124,6 +127,18 @@ class FuseRig {
   FakeReply write(uint64_t node, uint64_t handle, uint64_t pos, ConstBytes data, uint32_t flags = 2,
                   uint32_t write_flags = 0);
   FakeReply read(uint64_t node, uint64_t handle, uint64_t pos, uint32_t len, uint32_t flags = 0);
+
+  // An ioctl as the kernel sends it: sizes and directions from the command.
+  template <class T>
+  FakeReply ioctl(uint64_t node, uint64_t handle, uint32_t command, const T& argument) {
+    fuse_ioctl_in in{};
+    in.fh = handle;
+    in.cmd = command;
+    if ((_IOC_DIR(command) & _IOC_WRITE) != 0) in.in_size = _IOC_SIZE(command);
+    if ((_IOC_DIR(command) & _IOC_READ) != 0) in.out_size = _IOC_SIZE(command);
+    const ConstBytes bytes = bytes_of(argument).first(std::min<size_t>(in.in_size, sizeof(T)));
+    return call(FUSE_IOCTL, node, Body(in).data(bytes));
+  }
 
   uint64_t lookup_count(uint64_t node);
   // Whether the inode is still on the volume, after everything that goes on has ended.

@@ -147,11 +147,7 @@ TEST_CASE("a clone by descriptor is for who has the source open for reading, on 
     fusefs_clone_from range{};
     const auto clone = [&](int64_t descriptor, uint64_t handle) {
       range.source_fd = descriptor;
-      fuse_ioctl_in in{};
-      in.fh = handle;
-      in.cmd = FUSEFS_IOC_CLONE_FROM;
-      in.in_size = sizeof(range);
-      return rig.call(FUSE_IOCTL, target, Body(in).data(bytes_of(range))).error;
+      return rig.ioctl(target, handle, FUSEFS_IOC_CLONE_FROM, range).error;
     };
     CHECK(clone(3, target_handle) == EOPNOTSUPP);  // nothing is known of callers
 

@@ -16,18 +16,6 @@ namespace {
 
 constexpr uint64_t kRoot = wire::kRootNode;
 
-// An ioctl as the kernel sends it: sizes and directions from the command.
-template <class T>
-FakeReply ioctl(FuseRig& rig, uint64_t node, uint64_t handle, uint32_t command, const T& argument) {
-  fuse_ioctl_in in{};
-  in.fh = handle;
-  in.cmd = command;
-  if ((_IOC_DIR(command) & _IOC_WRITE) != 0) in.in_size = _IOC_SIZE(command);
-  if ((_IOC_DIR(command) & _IOC_READ) != 0) in.out_size = _IOC_SIZE(command);
-  return rig.call(FUSE_IOCTL, node,
-                  Body(in).data(bytes_of(argument).first(std::min<size_t>(in.in_size, sizeof(T)))));
-}
-
 template <class T>
 T answer_of(const FakeReply& reply) {
   return reply.as<T>(sizeof(fuse_ioctl_out));
@@ -37,7 +25,7 @@ fusefs_stats_piece read_piece(FuseRig& rig, uint64_t snapshot, uint64_t offset, 
   fusefs_stats_piece piece{};
   piece.snapshot = snapshot;
   piece.offset = offset;
-  const FakeReply reply = ioctl(rig, kRoot, 0, FUSEFS_IOC_STATS, piece);
+  const FakeReply reply = rig.ioctl(kRoot, 0, FUSEFS_IOC_STATS, piece);
   *error = reply.error;
   return answer_of<fusefs_stats_piece>(reply);
 }
@@ -58,7 +46,8 @@ TEST_CASE("commands fit what the kernel passes to FUSE, and have no holes in the
   CHECK(sizeof(fusefs_window_refusal) == 24);
 }
 
-TEST_CASE("a file that chattr +S finds open, through the kernel's cache, is synchronous from then on") {
+TEST_CASE(
+    "a file that chattr +S finds open, through the kernel's cache, is synchronous from then on") {
   for_each_seed(4, [](const TestSeed& seed) {
     FuseRig rig(seed);
     uint64_t handle = 0;
@@ -73,7 +62,7 @@ TEST_CASE("a file that chattr +S finds open, through the kernel's cache, is sync
     };
     write(0, "before");
     const uint64_t flags = FS_SYNC_FL;
-    REQUIRE(ioctl(rig, node, handle, FS_IOC_SETFLAGS, flags).error == 0);
+    REQUIRE(rig.ioctl(node, handle, FS_IOC_SETFLAGS, flags).error == 0);
     write(2, "SYNC");
     // The file was made durable to its end: what it had before the flag went along in its page.
     CHECK(durable() == "beSYNC");
@@ -132,12 +121,12 @@ TEST_CASE("inode flags are set and read by both of Linux's ioctls, and unknown o
     FuseRig rig(seed);
     const uint64_t node = rig.create("file").nodeid;
     const auto set = [&](uint64_t flags) {
-      return ioctl(rig, node, 0, FS_IOC_SETFLAGS, flags).error;
+      return rig.ioctl(node, 0, FS_IOC_SETFLAGS, flags).error;
     };
     CHECK(set(FS_IMMUTABLE_FL | FS_NOATIME_FL) == 0);
-    CHECK(answer_of<uint32_t>(ioctl(rig, node, 0, FS_IOC_GETFLAGS, 0)) ==
+    CHECK(answer_of<uint32_t>(rig.ioctl(node, 0, FS_IOC_GETFLAGS, 0)) ==
           (FS_IMMUTABLE_FL | FS_NOATIME_FL));
-    CHECK(answer_of<fsxattr>(ioctl(rig, node, 0, FS_IOC_FSGETXATTR, 0)).fsx_xflags ==
+    CHECK(answer_of<fsxattr>(rig.ioctl(node, 0, FS_IOC_FSGETXATTR, 0)).fsx_xflags ==
           (FS_XFLAG_IMMUTABLE | FS_XFLAG_NOATIME));
     const auto statx = rig.call(wire::kOpStatx, node, Body(wire::StatxIn{})).as<wire::StatxOut>();
     CHECK(statx.stat.attributes == STATX_ATTR_IMMUTABLE);
@@ -151,7 +140,7 @@ TEST_CASE("inode flags are set and read by both of Linux's ioctls, and unknown o
           EPERM);
     CHECK(rig.call(FUSE_OPEN, node, Body(fuse_open_in{O_RDWR | O_APPEND, 0})).error == 0);
     fsxattr xflags{};
-    CHECK(ioctl(rig, node, 0, FS_IOC_FSSETXATTR, xflags).error == 0);
+    CHECK(rig.ioctl(node, 0, FS_IOC_FSSETXATTR, xflags).error == 0);
     CHECK(rig.call(FUSE_OPEN, node, Body(fuse_open_in{O_RDWR, 0})).error == 0);
   });
 }
@@ -159,26 +148,26 @@ TEST_CASE("inode flags are set and read by both of Linux's ioctls, and unknown o
 TEST_CASE("the label is set by root alone and read by everybody") {
   FuseRig rig(TestSeed{1});
   std::array<char, FSLABEL_MAX> label{"a label"};
-  CHECK(ioctl(rig, kRoot, 0, FS_IOC_SETFSLABEL, label).error == 0);
+  CHECK(rig.ioctl(kRoot, 0, FS_IOC_SETFSLABEL, label).error == 0);
   rig.kernel().set_caller(1000, 1000);
-  CHECK(ioctl(rig, kRoot, 0, FS_IOC_SETFSLABEL, label).error == EPERM);
-  CHECK(answer_of<decltype(label)>(ioctl(rig, kRoot, 0, FS_IOC_GETFSLABEL, 0)) == label);
-  const auto info = answer_of<fusefs_info>(ioctl(rig, kRoot, 0, FUSEFS_IOC_INFO, 0));
+  CHECK(rig.ioctl(kRoot, 0, FS_IOC_SETFSLABEL, label).error == EPERM);
+  CHECK(answer_of<decltype(label)>(rig.ioctl(kRoot, 0, FS_IOC_GETFSLABEL, 0)) == label);
+  const auto info = answer_of<fusefs_info>(rig.ioctl(kRoot, 0, FUSEFS_IOC_INFO, 0));
   CHECK(std::string(info.label) == "a label");
   CHECK(std::string(info.source) == "image");
   rig.kernel().set_caller(0, 0);
   label.fill('x');
-  CHECK(ioctl(rig, kRoot, 0, FS_IOC_SETFSLABEL, label).error == EINVAL);
+  CHECK(rig.ioctl(kRoot, 0, FS_IOC_SETFSLABEL, label).error == EINVAL);
 }
 
 TEST_CASE("trimming is for root, and tells how much was trimmed") {
   FuseRig rig(TestSeed{1});
   const fstrim_range all{0, UINT64_MAX, 0};
-  const FakeReply reply = ioctl(rig, kRoot, 0, FITRIM, all);
+  const FakeReply reply = rig.ioctl(kRoot, 0, FITRIM, all);
   REQUIRE(reply.error == 0);
   CHECK(answer_of<fstrim_range>(reply).len > 0);
   rig.kernel().set_caller(1000, 1000);
-  CHECK(ioctl(rig, kRoot, 0, FITRIM, all).error == EPERM);
+  CHECK(rig.ioctl(kRoot, 0, FITRIM, all).error == EPERM);
 }
 
 TEST_CASE("a clone needs a token that only an opener for reading can have") {
@@ -191,14 +180,14 @@ TEST_CASE("a clone needs a token that only an opener for reading can have") {
     Message data(20'000, std::byte{7});
     REQUIRE(rig.write(source, source_handle, 0, data).error == 0);
     const uint64_t blind = rig.open(source, O_WRONLY);
-    CHECK(ioctl(rig, source, blind, FUSEFS_IOC_SOURCE_TOKEN, 0).error == EBADF);
+    CHECK(rig.ioctl(source, blind, FUSEFS_IOC_SOURCE_TOKEN, 0).error == EBADF);
 
     fusefs_clone_range range{};
     range.source = answer_of<fusefs_source_token>(
-        ioctl(rig, source, source_handle, FUSEFS_IOC_SOURCE_TOKEN, 0));
+        rig.ioctl(source, source_handle, FUSEFS_IOC_SOURCE_TOKEN, 0));
     CHECK(range.source.secret != 0);
     const auto clone = [&] {
-      return ioctl(rig, target, target_handle, FUSEFS_IOC_CLONE_RANGE, range).error;
+      return rig.ioctl(target, target_handle, FUSEFS_IOC_CLONE_RANGE, range).error;
     };
     CHECK(clone() == 0);
     CHECK(rig.read(target, target_handle, 0, 1 << 20).body == data);
@@ -228,8 +217,8 @@ TEST_CASE("a file is not cloned into one that is open for appending") {
   const uint64_t appending = rig.open(target, O_RDWR | O_APPEND);
   fusefs_clone_range range{};
   range.source =
-      answer_of<fusefs_source_token>(ioctl(rig, source, source_handle, FUSEFS_IOC_SOURCE_TOKEN, 0));
-  CHECK(ioctl(rig, target, appending, FUSEFS_IOC_CLONE_RANGE, range).error == EBADF);
+      answer_of<fusefs_source_token>(rig.ioctl(source, source_handle, FUSEFS_IOC_SOURCE_TOKEN, 0));
+  CHECK(rig.ioctl(target, appending, FUSEFS_IOC_CLONE_RANGE, range).error == EBADF);
 }
 
 TEST_CASE("dedupe is for who may write the target or owns it, and tells what it found") {
@@ -245,9 +234,9 @@ TEST_CASE("dedupe is for who may write the target or owns it, and tells what it 
     fusefs_dedupe_range range{};
     range.version = 1;
     range.source = answer_of<fusefs_source_token>(
-        ioctl(rig, source, source_handle, FUSEFS_IOC_SOURCE_TOKEN, 0));
+        rig.ioctl(source, source_handle, FUSEFS_IOC_SOURCE_TOKEN, 0));
     const auto dedupe = [&](uint64_t handle) {
-      return ioctl(rig, target, handle, FUSEFS_IOC_DEDUPE_RANGE, range);
+      return rig.ioctl(target, handle, FUSEFS_IOC_DEDUPE_RANGE, range);
     };
     FakeReply reply = dedupe(target_handle);
     REQUIRE(reply.error == 0);
@@ -276,7 +265,7 @@ TEST_CASE("dedupe is for who may write the target or owns it, and tells what it 
     REQUIRE(rig.write(own, own_handle, 0, data).error == 0);
     const uint64_t own_read_only = rig.open(own, O_RDONLY);
     const auto dedupe_own = [&] {
-      return ioctl(rig, own, own_read_only, FUSEFS_IOC_DEDUPE_RANGE, range).error;
+      return rig.ioctl(own, own_read_only, FUSEFS_IOC_DEDUPE_RANGE, range).error;
     };
     CHECK(dedupe_own() == 0);
     rig.kernel().set_caller(1001, 1000);
@@ -305,13 +294,13 @@ TEST_CASE("unshare gives a file its own blocks, and needs it open for writing") 
     REQUIRE(rig.write(source, source_handle, 0, data).error == 0);
     fusefs_clone_range cloned{};
     cloned.source = answer_of<fusefs_source_token>(
-        ioctl(rig, source, source_handle, FUSEFS_IOC_SOURCE_TOKEN, 0));
-    REQUIRE(ioctl(rig, target, target_handle, FUSEFS_IOC_CLONE_RANGE, cloned).error == 0);
+        rig.ioctl(source, source_handle, FUSEFS_IOC_SOURCE_TOKEN, 0));
+    REQUIRE(rig.ioctl(target, target_handle, FUSEFS_IOC_CLONE_RANGE, cloned).error == 0);
 
     fusefs_unshare_range range{};
     range.version = 1;
     const auto unshare = [&](uint64_t handle) {
-      return ioctl(rig, target, handle, FUSEFS_IOC_UNSHARE_RANGE, range);
+      return rig.ioctl(target, handle, FUSEFS_IOC_UNSHARE_RANGE, range);
     };
     CHECK(unshare(rig.open(target, O_RDONLY)).error == EBADF);
     range.len = 4096;
@@ -330,7 +319,7 @@ TEST_CASE("unshare gives a file its own blocks, and needs it open for writing") 
 
 TEST_CASE("an ioctl that we do not have is answered with ENOTTY") {
   FuseRig rig(TestSeed{1});
-  CHECK(ioctl(rig, kRoot, 0, _IO('x', 7), 0).error == ENOTTY);
+  CHECK(rig.ioctl(kRoot, 0, _IO('x', 7), 0).error == ENOTTY);
 }
 
 }  // namespace

@@ -27,17 +27,6 @@ constexpr uint64_t kPage = kBlockBytes;
 constexpr uint32_t kPinned = FUSEFS_WINDOW_PINNED;
 constexpr uint32_t kWrite = FUSEFS_WINDOW_WRITE;
 
-template <class T>
-FakeReply ioctl(FuseRig& rig, uint64_t node, uint64_t handle, uint32_t command, const T& argument) {
-  fuse_ioctl_in in{};
-  in.fh = handle;
-  in.cmd = command;
-  if ((_IOC_DIR(command) & _IOC_WRITE) != 0) in.in_size = _IOC_SIZE(command);
-  if ((_IOC_DIR(command) & _IOC_READ) != 0) in.out_size = _IOC_SIZE(command);
-  return rig.call(FUSE_IOCTL, node,
-                  Body(in).data(bytes_of(argument).first(std::min<size_t>(in.in_size, sizeof(T)))));
-}
-
 // A rig with one file of 16 pages of 'a'.
 struct WindowRig : FuseRig {
   explicit WindowRig(const TestSeed& seed, bool passthrough = true) : FuseRig(seed) {
@@ -54,7 +43,7 @@ struct WindowRig : FuseRig {
     in.flags = flags;
     in.pos = pos;
     in.len = len;
-    return ioctl(*this, node, descriptor, FUSEFS_IOC_WINDOW_OPEN, in);
+    return ioctl(node, descriptor, FUSEFS_IOC_WINDOW_OPEN, in);
   }
   fusefs_window_open open_window(uint64_t descriptor, uint32_t flags, uint64_t pos = 0,
                                  uint64_t len = 0) {
@@ -114,7 +103,7 @@ TEST_CASE("a window is refused to who may not, or asks for what is not there") {
     fusefs_window_open in{};
     in.version = 2;
     in.flags = kPinned;
-    CHECK(ioctl(rig, rig.node, rig.handle, FUSEFS_IOC_WINDOW_OPEN, in).error == EINVAL);
+    CHECK(rig.ioctl(rig.node, rig.handle, FUSEFS_IOC_WINDOW_OPEN, in).error == EINVAL);
     CHECK(rig.holder_count() == 0);
     CHECK(rig.pin_count() == 0);
 
@@ -306,8 +295,8 @@ TEST_CASE("a control file is nothing but memory") {
   CHECK(rig.call(FUSE_READ, node, Body(fuse_read_in{})).error == EPERM);
   CHECK(rig.call(FUSE_GETXATTR, node, Body(fuse_getxattr_in{}).name("user.a")).error == ENODATA);
   CHECK(rig.call(FUSE_LSEEK, node, Body(fuse_lseek_in{})).error == EOPNOTSUPP);
-  CHECK(ioctl(rig, node, 0, FUSEFS_IOC_INFO, fusefs_info{}).error == ENOTTY);
-  CHECK(ioctl(rig, node, 0, FUSEFS_IOC_WINDOW_FLUSH, ref_of(window)).error == 0);
+  CHECK(rig.ioctl(node, 0, FUSEFS_IOC_INFO, fusefs_info{}).error == ENOTTY);
+  CHECK(rig.ioctl(node, 0, FUSEFS_IOC_WINDOW_FLUSH, ref_of(window)).error == 0);
   CHECK(rig.call(FUSE_STATFS, node).error == 0);
   CHECK(rig.call(FUSE_LINK, kRoot, Body(fuse_link_in{node}).name("link")).error == ENOENT);
   CHECK(rig.call(FUSE_LOOKUP, node, Body().name(".")).error == EPERM);
@@ -333,19 +322,19 @@ TEST_CASE("flush and direct I/O take who has the secret, and is the user") {
   uint64_t other_handle = 0;
   const uint64_t other = rig.create("other", &other_handle).nodeid;
   fusefs_window_ref ref = ref_of(window);
-  CHECK(ioctl(rig, rig.node, rig.handle, FUSEFS_IOC_WINDOW_FLUSH, ref).error == 0);
-  CHECK(ioctl(rig, other, other_handle, FUSEFS_IOC_WINDOW_FLUSH, ref).error == ESTALE);
+  CHECK(rig.ioctl(rig.node, rig.handle, FUSEFS_IOC_WINDOW_FLUSH, ref).error == 0);
+  CHECK(rig.ioctl(other, other_handle, FUSEFS_IOC_WINDOW_FLUSH, ref).error == ESTALE);
   ref.secret[1] ^= 1;
-  CHECK(ioctl(rig, rig.node, rig.handle, FUSEFS_IOC_WINDOW_FLUSH, ref).error == ESTALE);
+  CHECK(rig.ioctl(rig.node, rig.handle, FUSEFS_IOC_WINDOW_FLUSH, ref).error == ESTALE);
   ref.secret[1] ^= 1;
   rig.kernel().set_caller(1000, 1000);
-  CHECK(ioctl(rig, rig.node, rig.handle, FUSEFS_IOC_WINDOW_FLUSH, ref).error == ESTALE);
+  CHECK(rig.ioctl(rig.node, rig.handle, FUSEFS_IOC_WINDOW_FLUSH, ref).error == ESTALE);
   rig.kernel().set_caller(0, 0);
 
   const auto move = [&](uint64_t node, uint64_t handle, fusefs_window_io io) {
     io.version = 1;
     io.ref = ref;
-    const FakeReply reply = ioctl(rig, node, handle, FUSEFS_IOC_WINDOW_IO, io);
+    const FakeReply reply = rig.ioctl(node, handle, FUSEFS_IOC_WINDOW_IO, io);
     if (reply.error != 0) return -static_cast<int64_t>(reply.error);
     return static_cast<int64_t>(reply.as<fusefs_window_io>(sizeof(fuse_ioctl_out)).done);
   };
@@ -400,7 +389,7 @@ TEST_CASE("direct I/O of a window is on the device where a write by the descript
       io.flags = FUSEFS_WINDOW_IO_WRITE;
       io.len = 8 * kPage;
       const uint64_t durable = rig.open(other, static_cast<uint32_t>(O_RDWR | flags));
-      REQUIRE(ioctl(rig, other, durable, FUSEFS_IOC_WINDOW_IO, io).error == 0);
+      REQUIRE(rig.ioctl(other, durable, FUSEFS_IOC_WINDOW_IO, io).error == 0);
       SimVolume after(seed, {}, rig.sim().device().durable_image());
       const Message found = after.read_all(*after.lookup("other"));
       REQUIRE(found.size() == 8 * kPage);
@@ -416,7 +405,7 @@ TEST_CASE("who holds what is told to root, and to others what is theirs") {
   rig.kernel().set_caller(1000, 1000);
   rig.open_window(rig.handle, kPinned, 4 * kPage, 4 * kPage);
   const auto told = [&] {
-    const FakeReply reply = ioctl(rig, kRoot, 0, FUSEFS_IOC_PINS, fusefs_stats_piece{});
+    const FakeReply reply = rig.ioctl(kRoot, 0, FUSEFS_IOC_PINS, fusefs_stats_piece{});
     REQUIRE(reply.error == 0);
     const auto piece = reply.as<fusefs_stats_piece>(sizeof(fuse_ioctl_out));
     return nlohmann::json::parse(std::string(piece.data, piece.len));
@@ -428,12 +417,12 @@ TEST_CASE("who holds what is told to root, and to others what is theirs") {
   rig.kernel().set_caller(0, 0);
   CHECK(told()["windows"].size() == 2);
   // Not what another user has asked for.
-  const FakeReply reply = ioctl(rig, kRoot, 0, FUSEFS_IOC_PINS, fusefs_stats_piece{});
+  const FakeReply reply = rig.ioctl(kRoot, 0, FUSEFS_IOC_PINS, fusefs_stats_piece{});
   auto piece = reply.as<fusefs_stats_piece>(sizeof(fuse_ioctl_out));
-  CHECK(ioctl(rig, kRoot, 0, FUSEFS_IOC_PINS, piece).error == 0);
-  CHECK(ioctl(rig, kRoot, 0, FUSEFS_IOC_STATS, piece).error == ESTALE);
+  CHECK(rig.ioctl(kRoot, 0, FUSEFS_IOC_PINS, piece).error == 0);
+  CHECK(rig.ioctl(kRoot, 0, FUSEFS_IOC_STATS, piece).error == ESTALE);
   rig.kernel().set_caller(1000, 1000);
-  CHECK(ioctl(rig, kRoot, 0, FUSEFS_IOC_PINS, piece).error == ESTALE);
+  CHECK(rig.ioctl(kRoot, 0, FUSEFS_IOC_PINS, piece).error == ESTALE);
 }
 
 // ---- The socket ----
