@@ -1,8 +1,7 @@
 // FaultChannel: the userfaultfd of one program with a mapped window.
 //
 //     program                          thread of the channel                operations
-//     touches a page, waits            reads the fault ------------------>  one starts
-//     (window_faults.h)
+//     touches a page, waits            reads the fault ----------------->  window_faults.h
 //                                      <---- order: the page can be reached
 //     goes on <----------------------- changes the program's page table --> the order is done
 //     stores into a page               <---- order: protect -------------   writeback

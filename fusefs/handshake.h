@@ -15,16 +15,16 @@
 //
 // Not asked for, and why:
 //   FUSE_AUTO_INVAL_DATA   one owner: mtime changes by our own writes would drop the page cache
-//   FUSE_WRITEBACK_CACHE   hides O_SYNC from us and limits dirty memory to 1 % of it; asked for with
-//                          -o writeback=kernel
+//   FUSE_WRITEBACK_CACHE   hides O_SYNC from us and limits dirty memory to 1 % of it; asked for
+//                          with -o writeback=kernel
 //   FUSE_FLOCK_LOCKS, FUSE_POSIX_LOCKS   the kernel's own are right on a single machine
 //   FUSE_SPLICE_*          the bytes are in our memory already
 //   FUSE_SECURITY_CTX      no security module's labels at creation
 //   FUSE_ALLOW_IDMAP       requests that create nothing then come without the caller's uid, which
 //                          ioctl, listxattr and fallocate need (seen on Linux 6.18)
 //
-// FUSE_PASSTHROUGH, with which the memory of a window is opened as a file of the mount (windows.h), is
-// asked for by root's daemon: others may not use it. The kernel refuses it together with its
+// FUSE_PASSTHROUGH, with which the memory of a window is opened as a file of the mount (windows.h),
+// is asked for by root's daemon: others may not use it. The kernel refuses it together with its
 // writeback cache. The mount then counts as a stacked filesystem of depth 1 of 2: an overlay over
 // it works, an overlay over that does not.
 //

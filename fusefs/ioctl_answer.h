@@ -1,4 +1,5 @@
-// What the ioctls of ops_ioctl.cc, ops_remap.cc and ops_clone.cc have in common: arguments in, answers out.
+// What the ioctls of ops_ioctl.cc, ops_remap.cc, ops_clone.cc and ops_window.cc have in common:
+// arguments in, answers out.
 #pragma once
 
 #include <algorithm>
@@ -48,8 +49,8 @@ void serve_ioctl(Fn fn) {
              [](Reply& reply, All& stash) { answer_ioctl(reply, stash); });
 }
 
-// ops_remap.cc, ops_clone.cc, ops_window.cc: true when the command is one of its own, and an operation has been
-// made of it.
+// ops_remap.cc, ops_clone.cc, ops_window.cc: true when the command is one of its own, and an
+// operation has been made of it.
 bool serve_remap_ioctl(unsigned command);
 bool serve_clone_ioctl(unsigned command);
 bool serve_window_ioctl(unsigned command);

@@ -7,7 +7,8 @@
 //     ops_data.cc         read, write, fsync, fallocate, lseek, copy_file_range
 //     ops_xattr.cc        extended attributes and ACLs
 //     ops_ioctl.cc        ioctl
-//     ops_remap.cc        ioctl: clone, dedupe, unshare
+//     ops_clone.cc        ioctl: clone
+//     ops_remap.cc        ioctl: dedupe, unshare
 //     ops_window.cc       ioctl: windows
 //     ops_window_file.cc  everything on control files of windows
 //     ops_volume.cc       statfs, syncfs

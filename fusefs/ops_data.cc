@@ -81,9 +81,7 @@ struct WriteOpStash final : WriteEnd {
   // An asynchronous direct write leaves pages that were read during it in the kernel's cache as
   // they were (Linux before 7.2), and nothing tells us which O_DIRECT writes are. One that the
   // caller waits for has them dropped by the kernel, and loses only time by our doing it too.
-  bool has_stale_pages() const {
-    return may_be_async && op->server().has_kernel_reads(inode->ino);
-  }
+  bool has_stale_pages() const { return may_be_async && op->server().has_kernel_reads(inode->ino); }
   bool cleared_suid() const { return inode->attr.mode != mode_before; }
 
   // Since the first attempt.
@@ -383,9 +381,8 @@ Attempt<void> copy_and_note(FuseOperation& op, Inode& from, Inode& to, CopyOpSta
   replaced.set_replaced(stash.replaced, copied_bytes(stash.copy, in.off_in));
   COMMIT(stash.copied, std::move(attempt));
   op.set_bytes(stash.copied);
-  stash.drops_pages =
-      server.open_files().may_be_mapped_writable(to.ino) &&
-      (server.kernel().writeback_cache || server.has_kernel_pages(to.ino));
+  stash.drops_pages = server.open_files().may_be_mapped_writable(to.ino) &&
+                      (server.kernel().writeback_cache || server.has_kernel_pages(to.ino));
   stash.done = true;
   return {};
 }

@@ -30,9 +30,9 @@ Attempt<void> find_source(FuseOperation& op, int64_t descriptor, DescriptorStash
 Attempt<void> fetch_mapped(FuseOperation& op, const Inode& inode, uint64_t pos, uint64_t len,
                            Notifier::Stash& stash) {
   Server& server = op.server();
-  const bool may_have = server.kernel().writeback_cache ||
-                        (server.open_files().may_be_mapped_writable(inode.ino) &&
-                         server.has_kernel_pages(inode.ino));
+  const bool may_have =
+      server.kernel().writeback_cache ||
+      (server.open_files().may_be_mapped_writable(inode.ino) && server.has_kernel_pages(inode.ino));
   if (!stash && !may_have) return {};
   return server.notifier().invalidate(inode.ino, pos, len, stash);
 }

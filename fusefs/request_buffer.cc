@@ -17,8 +17,8 @@ Bytes map_region(size_t len) {
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   CHECK_MSG(mapped != MAP_FAILED, "no memory for request buffers");
   auto* const all = static_cast<std::byte*>(mapped);
-  const size_t skip = round_up(reinterpret_cast<uintptr_t>(all), kHugePageBytes) -
-                      reinterpret_cast<uintptr_t>(all);
+  const size_t skip =
+      round_up(reinterpret_cast<uintptr_t>(all), kHugePageBytes) - reinterpret_cast<uintptr_t>(all);
   if (skip != 0) munmap(all, skip);
   if (skip != kHugePageBytes) munmap(all + skip + len, kHugePageBytes - skip);
   madvise(all + skip, len, MADV_HUGEPAGE);  // slower without
@@ -33,9 +33,9 @@ PooledBuffer::~PooledBuffer() {
 
 BufferPool::BufferPool(size_t payload_bytes_max)
     : large_bytes_(kBlockBytes + round_up(payload_bytes_max, kBlockBytes)),
-      region_(map_region(round_up(
-          kLargeBuffersKept * large_bytes_ + kSmallBuffersKept * kSmallBufferBytes,
-          kHugePageBytes))) {
+      region_(map_region(
+          round_up(kLargeBuffersKept * large_bytes_ + kSmallBuffersKept * kSmallBufferBytes,
+                   kHugePageBytes))) {
   std::byte* at = region_.data();
   for (size_t i = 0; i < kLargeBuffersKept; ++i, at += large_bytes_) free_large_.push_back(at);
   for (size_t i = 0; i < kSmallBuffersKept; ++i, at += kSmallBufferBytes) free_small_.push_back(at);

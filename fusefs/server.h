@@ -109,7 +109,8 @@ class Server {
   Attempt<void> settle_names(JournalSeq seq, InodeNo directory);
   // How durable a write is before it is answered, by flags as of open(2), the file and the mount.
   SyncLevel sync_level(int open_flags, const Inode& inode) const;
-  // After a change of a file's contents that was no write: as durable as a write by `file` would be.
+  // After a change of a file's contents that was no write: as durable as a write by `file` would
+  // be.
   //   Restarts  as fsync();  Errors  of it
   Attempt<void> settle_contents(OpenFile& file, FsyncStash& stash);
 

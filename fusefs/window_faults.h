@@ -4,9 +4,8 @@
 //                                |           reserved; dirty if it is a store
 //     holder goes on    <--------+---------- granted
 //
-//     writeback marks pages --> protect(): no holder can store into them --> written from where
-//     they
-//                                          are, without a copy
+//     writeback marks pages --> protect(): no holder can store into them --> written from the
+//                                          frames, without a copy
 //
 // So a page is written only if it has been stored into, and a store that cannot be kept (no space)
 // is refused before it happens: the holder's thread makes it SIGBUS (fusefs/client/faults.c).

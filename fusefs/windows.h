@@ -11,8 +11,7 @@
 //
 //     descriptor   the one that it was opened on, until somebody came for the memory
 //     control file looked up in the root of the mount by the holder's secret; opened, it is a way
-//     to
-//                  the memory (FUSE_PASSTHROUGH). The kernel forgets it when it is closed and
+//                  to the memory (FUSE_PASSTHROUGH). The kernel forgets it when it is closed and
 //                  unmapped
 //     connection   to the daemon's socket (window_socket.h), which sends a descriptor of the memory
 //

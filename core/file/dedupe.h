@@ -66,7 +66,7 @@ struct DedupeStash {
   uint32_t tries = 0;
   bool differs = false;
   bool settled = false;  // nothing of the piece is in memory only
-  bool let_go = false;  // others could work on the files while it was compared
+  bool let_go = false;   // others could work on the files while it was compared
   AlignedBuffer from_bytes;
   AlignedBuffer to_bytes;
   IoGuard guard;

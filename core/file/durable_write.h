@@ -42,7 +42,8 @@ class DurableWrite {
 
   // Begins a run of device writes. What the caller adds to the gather, in this attempt, is the data
   // of a placement whose segments are placed; the memory stays as it is until advance() has ended.
-  // May be called again once advance() or await_data() has ended: settle() is for all runs together.
+  // May be called again once advance() or await_data() has ended: settle() is for all runs
+  // together.
   IoGather begin(FileContext& context, const Inode& inode, SyncLevel wanted);
 
   // The first part of advance(), as far as the device.

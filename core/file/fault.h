@@ -73,7 +73,7 @@ struct FaultStash {
   friend class Fault;
   NodePins pins_;
   TwoStateHold hold_;  // with FaultPolicy::hold, when nothing else makes progress, or left there
-  PageReads reads_;             // under way
+  PageReads reads_;    // under way
   std::vector<FolioRef> kept_;  // read or copied so far
   uint32_t rounds_ = 0;         // reads started
   uint64_t begin_ns_ = 0;

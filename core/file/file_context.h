@@ -70,10 +70,10 @@ struct DirectStats {
   uint64_t read_bytes = 0;
   uint64_t write_count = 0;
   uint64_t write_bytes = 0;
-  uint64_t unaligned_count = 0;   // writes that begin or end within a block
-  uint64_t edge_read_count = 0;   // blocks read because they were written in part
-  uint64_t edge_joined_count = 0; // blocks written once for two writes that share them
-  uint64_t bounce_bytes = 0;      // copied: the device cannot take the caller's memory
+  uint64_t unaligned_count = 0;    // writes that begin or end within a block
+  uint64_t edge_read_count = 0;    // blocks read because they were written in part
+  uint64_t edge_joined_count = 0;  // blocks written once for two writes that share them
+  uint64_t bounce_bytes = 0;       // copied: the device cannot take the caller's memory
   uint64_t folio_drop_count = 0;
   uint32_t in_flight = 0;  // writes at the device
   uint32_t in_flight_max = 0;

@@ -24,10 +24,10 @@
 // A direct read needs no such dance: it blocks nothing. The device fills memory of its own, whose
 // bytes are stored to the pages by write faults.
 //
-// Pages of the buffer that are pinned (pin.h) are there already and stay. The device takes them from
-// their frames. Those that are pinned for writing it also fills where they are, as far as blocks and
-// pages lie alike, without a lock: who has pinned them may store into them meanwhile as well. A
-// target that is pinned is written through its pages.
+// Pages of the buffer that are pinned (pin.h) are there already and stay. The device takes them
+// from their frames. Those that are pinned for writing it also fills where they are, as far as
+// blocks and pages lie alike, without a lock: who has pinned them may store into them meanwhile as
+// well. A target that is pinned is written through its pages.
 //
 // Monitor held for every call.
 #pragma once
@@ -76,8 +76,8 @@ struct MappedIoStash {
 Attempt<size_t> write_mapped(FileContext& context, Inode& inode, uint64_t pos,
                              const MappedRange& buffer, MappedIoStash& stash);
 
-// Reads `inode` from `pos` into `buffer`, whose pages become dirty. Where the file is cut meanwhile,
-// the buffer may have zeroes behind what was read, to the end of its block.
+// Reads `inode` from `pos` into `buffer`, whose pages become dirty. Where the file is cut
+// meanwhile, the buffer may have zeroes behind what was read, to the end of its block.
 //   Returns   bytes read; short at the end of the file, or where the buffer ends with its file
 //   Restarts  as read_file() and fault()
 //   Errors    as read_file(); bad_address; no_space: none for the buffer's pages

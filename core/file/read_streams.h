@@ -1,8 +1,7 @@
 // ReadStreams: recognizes in the reads of one open file what will be read next.
 //
-//     sequential   |--read--|--read--|....window....|                each read begins where one
-//     ended strided      |-read-|     |-read-|     |-read-|     |....|     the same distance each
-//     time
+//     sequential   |--read--|--read--|....window....|           each read begins where one ended
+//     strided      |-read-|     |-read-|     |-read-|     |....|     the same distance each time
 //
 // A sequential stream is recognized at its second read, a strided one, forwards or backwards, at
 // its third. Its window begins with kReadaheadBytesMin and doubles each time half of it has been

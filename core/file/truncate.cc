@@ -211,8 +211,8 @@ Attempt<void> set_size(FileContext& context, Inode& inode, uint64_t size, bool k
   const FileBlock keep_end = file_block_end(size);
   if (stash.phase == Phase::start) {
     if (size % kBlockBytes != 0) {
-      const uint64_t end = inode.tail_unknown ? file_pos(keep_end)
-                                              : std::min(file_pos(keep_end), inode.attr.size);
+      const uint64_t end =
+          inode.tail_unknown ? file_pos(keep_end) : std::min(file_pos(keep_end), inode.attr.size);
       ATTEMPT_OK(zero_within_block(context, inode, size, static_cast<uint32_t>(end - size),
                                    stash.first_edge));
     }

@@ -21,7 +21,7 @@ namespace fusefs {
 inline constexpr uint64_t kUnshareStepBytes = 4 << 20;
 
 struct UnshareStash {
-  uint64_t copied = 0;  // bytes; survives restarts and errors
+  uint64_t copied = 0;   // bytes; survives restarts and errors
   NamespaceStash names;  // pins, and what it waits for in the end
   TwoStateHold hold;
   std::unique_ptr<WritebackStash> writeback;
@@ -42,7 +42,7 @@ struct UnshareStash {
   BlockCount shared_blocks;  // as counted before the first is copied
   bool has_holes = false;
   bool settled = false;  // nothing of the step is in memory only
-  FileBlock cursor;  // counted, then copied up to here
+  FileBlock cursor;      // counted, then copied up to here
   // The step under way.
   std::vector<Extent> pieces;  // shared, ascending
   FileBlock step_end;

@@ -52,16 +52,16 @@ class WriteSource {
 
 struct WriteRequest {
   uint64_t pos = 0;
-  ConstBytes data;         // valid and unchanged until the operation ends
-  bool append = false;     // pos is the end of the file
-  bool kill_suid = false;  // the caller has no CAP_FSETID
+  ConstBytes data;            // valid and unchanged until the operation ends
+  bool append = false;        // pos is the end of the file
+  bool kill_suid = false;     // the caller has no CAP_FSETID
   bool appends_only = false;  // as far as the kernel knows; for files that allow nothing else
   // Writeback of mapped pages by the kernel: data that somebody has stored already, so it may take
   // from the writeback reserve.
   bool kernel_writeback = false;
   // write_through() and write_direct() see to it; write_buffered() leaves it to fsync().
   SyncLevel sync = SyncLevel::none;
-  WriteSource* source = nullptr;     // in place of `data`; write_direct() only
+  WriteSource* source = nullptr;  // in place of `data`; write_direct() only
 
   uint64_t len() const { return source != nullptr ? source->len() : data.size(); }
 };
@@ -84,9 +84,9 @@ struct WriteStash {
   WriteEnd* end = nullptr;  // of a direct write or writethrough; null: it returns to its caller
   NamespaceStash names;
   TailStash tail;
-  bool checked = false;  // that the write is allowed
-  uint64_t pos = 0;      // where its first byte went, once known (append)
-  uint64_t done = 0;     // bytes finished: the write goes on from there after a restart
+  bool checked = false;    // that the write is allowed
+  uint64_t pos = 0;        // where its first byte went, once known (append)
+  uint64_t done = 0;       // bytes finished: the write goes on from there after a restart
   bool to_memory = false;  // a writethrough that the device refused, and that must not be lost
   bool over_pins = false;  // a write past the page cache that has met pinned pages (write_pinned.h)
   // The part under way; of write.cc, write_direct.cc, write_through.cc or write_pinned.cc.

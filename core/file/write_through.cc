@@ -46,9 +46,14 @@ struct Through final : WriteStash::Work, IoCompletion {
   const uint64_t wanted;
   WriteStash& stash;
 
-  enum class Phase : uint8_t { planning, copying, marking, placing, writing } phase =
-      Phase::planning;
-  bool released = false;         // an overwrite that the device is done with: nothing is held
+  enum class Phase : uint8_t {
+    planning,
+    copying,
+    marking,
+    placing,
+    writing
+  } phase = Phase::planning;
+  bool released = false;  // an overwrite that the device is done with: nothing is held
   BlockCount blocks_max = kPieceBlocks;  // less where space is short
   bool counted_wait = false;
   bool cut_short = false;               // by an error after a piece
@@ -172,8 +177,8 @@ Attempt<void> fetch_edges(FileContext& context, Inode& inode, const WriteRequest
                           Through& through, std::vector<FolioRef>& blank) {
   // An appending write may find that its edge has moved.
   if (through.fault_page && !through.is_edge(*through.fault_page)) {
-    const Attempt<std::vector<FaultPage>> old = fault_for_write(
-        context, inode, file_range(*through.fault_page, kOne), {}, through.fault);
+    const Attempt<std::vector<FaultPage>> old =
+        fault_for_write(context, inode, file_range(*through.fault_page, kOne), {}, through.fault);
     if (old.must_restart()) return old.restart();
     through.fault.reset();
     through.fault_page.reset();
@@ -185,13 +190,11 @@ Attempt<void> fetch_edges(FileContext& context, Inode& inode, const WriteRequest
     if (!through.is_edge(block)) continue;
     FolioRef folio = inode.mapping.find(block);
     if (!folio || !folio->uptodate || through.fault_page == block) {
-      through.fault.space_use =
-          request.kernel_writeback ? SpaceUse::writeback : SpaceUse::ordinary;
+      through.fault.space_use = request.kernel_writeback ? SpaceUse::writeback : SpaceUse::ordinary;
       through.fault.leaves_hold = true;
       through.fault_page = block;
-      Attempt<std::vector<FaultPage>> pages =
-          fault_for_write(context, inode, file_range(block, kOne), {through.pos, through.end()},
-                          through.fault);
+      Attempt<std::vector<FaultPage>> pages = fault_for_write(
+          context, inode, file_range(block, kOne), {through.pos, through.end()}, through.fault);
       if (pages.must_restart()) {
         if (inode.busy_ranges.free_end(range) != range.end) count_wait(context, through);
         return pages.restart();
@@ -444,8 +447,7 @@ Attempt<void> write_piece(FileContext& context, Inode& inode, const WriteRequest
     through.phase = Phase::writing;
   }
   // What follows an error, or what could not be done at once: see release().
-  return through.device.advance(context, inode, through.placement, through.end(),
-                                stash.names.pins);
+  return through.device.advance(context, inode, through.placement, through.end(), stash.names.pins);
 }
 
 }  // namespace

@@ -252,9 +252,8 @@ Attempt<void> write_back(FileContext& context, Inode& inode, FileRange range,
     // An appending writer must not be followed for ever.
     stash.state->end = std::min(range.end, file_block_end(inode.attr.size));
     // No size goes to the device past a tail that is only in memory.
-    stash.state->first = inode.tail_unknown
-                             ? std::min(range.first, file_block_at(inode.disk_size))
-                             : range.first;
+    stash.state->first =
+        inode.tail_unknown ? std::min(range.first, file_block_at(inode.disk_size)) : range.first;
     stash.cursor = stash.state->first;
     const bool to_the_end = range.first <= file_block_at(inode.disk_size) &&
                             range.end >= file_block_end(inode.attr.size);

@@ -7,8 +7,8 @@
 //
 //   batch   = BatchHeader, transactions, zeroes to the block boundary
 //   transaction = TransactionHeader, changes
-//   change  = ChangeHeader, then value_len bytes: the value (put), nothing (erase), or a BlockChange
-//             (allocate, release)
+//   change  = ChangeHeader, then value_len bytes: the value (put), nothing (erase), or a
+//             BlockChange (allocate, release)
 #pragma once
 
 #include "core/format/block_header.h"

@@ -144,7 +144,7 @@ class Reactor::Impl {
   uint64_t live_count_ = 0;
   std::optional<uint64_t> keep_until_ns_;
   bool deferred_left_ = false;  // for the completer
-  ReactorStats news_;  // not yet in the group's
+  ReactorStats news_;           // not yet in the group's
 };
 
 // Leaves source_event_.fired set when a full batch says that there is more.

@@ -88,7 +88,7 @@ class UringDevice final : public BlockDevice {
   std::vector<iovec> regions_;
   DeviceStats stats_;
   std::unique_ptr<VolatileCache> volatile_cache_;  // for tests; else null
-  WritesInFlight changing_;  // kept by debug builds only
+  WritesInFlight changing_;                        // kept by debug builds only
   // Found out by trying; only ever moves to the next method.
   std::atomic<Method> discard_method_{Method::none};
   std::atomic<Method> zero_method_{Method::fallocate};

@@ -31,10 +31,12 @@
 //
 // Storable folios are not among those that next_dirty() finds, and do not count as dirty memory.
 //
-// A pinned page may be mapped instead: each load and store of who has it faults, until it is granted
-// the right to go on without. It is then an ordinary page that is clean, dirty or under writeback:
+// A pinned page may be mapped instead: each load and store of who has it faults, until it is
+// granted the right to go on without. It is then an ordinary page that is clean, dirty or under
+// writeback:
 //
-//      clean, loads only --fault: dirty, store granted--> dirty --> writeback, protected --> written
+//      clean, loads only --fault: dirty, store granted--> dirty
+//      dirty --> writeback, protected --> written
 //
 // Invariants:
 //   (1) A dirty folio over a hole or a shared extent owns one reserved block: writing it cannot
@@ -99,7 +101,7 @@ class Folio : public RefCounted {
     // Of a storable page: checksum of what the device has for it, zeroes where it has nothing.
     // Without a value it is not known. The frame may have changed since; this says whether.
     std::optional<uint64_t> device_sum;
-    std::shared_ptr<void> frame_owner;  // the frame is somebody else's, kept by this
+    std::shared_ptr<void> frame_owner;            // the frame is somebody else's, kept by this
     std::shared_ptr<const ProtectPages> protect;  // of a mapped page
     uint32_t granting = 0;                        // rights to load or store that are on their way
   };

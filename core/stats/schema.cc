@@ -95,7 +95,8 @@ constexpr StatEntry kFile[] = {
 constexpr StatEntry kWritethrough[] = {
     {"writethrough.write_count", integer, counter, "writes that were never dirty"},
     {"writethrough.bytes", integer, counter, "written by them"},
-    {"writethrough.pages_not_dirtied_count", integer, counter, "pages that they did not make dirty"},
+    {"writethrough.pages_not_dirtied_count", integer, counter,
+     "pages that they did not make dirty"},
     {"writethrough.overlap_wait_count", integer, counter, "waits for a write of the same blocks"},
     {"writethrough.group_commit_size", histogram, counter,
      "durable writes that waited for one batch of the journal"},
@@ -171,7 +172,8 @@ constexpr StatEntry kPins[] = {
     {"pins.bounced_count", integer, counter, "runs of copies of them written together"},
     {"pins.bounced_bytes", integer, counter, "written by them"},
     {"pins.redirtied_count", integer, counter, "pages that were clean and dirty again"},
-    {"pins.protected_pages", integer, counter, "times that a mapped page was protected from stores"},
+    {"pins.protected_pages", integer, counter,
+     "times that a mapped page was protected from stores"},
     {"pins.reservation_failed_count", integer, counter, "without space for their next write"},
 };
 
@@ -342,9 +344,9 @@ constexpr auto joined(const StatEntry (&... parts)[N]) {
   return all;
 }
 
-constexpr auto kSchema =
-    joined(kKernel, kVolume, kFile, kWritethrough, kDirect, kCompletion, kFaults, kReflink,
-           kReadahead, kTwoState, kPins, kWindows, kMemory, kTree, kDevice, kJournal, kFuse, kEngine);
+constexpr auto kSchema = joined(kKernel, kVolume, kFile, kWritethrough, kDirect, kCompletion,
+                                kFaults, kReflink, kReadahead, kTwoState, kPins, kWindows, kMemory,
+                                kTree, kDevice, kJournal, kFuse, kEngine);
 
 constexpr std::string_view kTypeNames[] = {"integer", "boolean", "text", "histogram"};
 constexpr std::string_view kKindNames[] = {"fact", "gauge", "counter"};

@@ -95,7 +95,7 @@ class Transaction {
   std::map<Key, Staged> staged_;
   std::vector<BlockChangeEntry> blocks_;  // in the order they were staged
   std::vector<BlockRange> unshared_;
-  uint32_t key_bytes_ = 0;                // encoded size of staged_
+  uint32_t key_bytes_ = 0;  // encoded size of staged_
   WriteStamp data_stamp_ = 0;
   bool prepared_ = false;
 };

@@ -48,7 +48,7 @@ class Volume::Impl {
   std::unique_ptr<Store> store_;
   std::unique_ptr<Space> space_;
   std::unique_ptr<Discarder> discarder_;  // null: nothing is discarded but by trim()
-  std::unique_ptr<PageCache> cache_;  // outlives the inodes with their folios
+  std::unique_ptr<PageCache> cache_;      // outlives the inodes with their folios
   std::unique_ptr<InodeTable> inodes_;
   std::unique_ptr<Namespace> names_;
   std::unique_ptr<FileContext> files_;
@@ -113,15 +113,8 @@ void Volume::Impl::build_parts(const Superblock& superblock, int slot) {
       std::make_unique<Namespace>(*inodes_, *store_, *space_, NameHash(superblock.name_hash_seed));
   cache_ = std::make_unique<PageCache>(options_.cache_bytes);
   space_->set_owners_listener(cache_->shared());
-  files_.reset(new FileContext{scheduler_,
-                               device_,
-                               write_cache_,
-                               health_,
-                               *store_,
-                               *space_,
-                               *inodes_,
-                               *names_,
-                               *cache_,
+  files_.reset(new FileContext{scheduler_, device_, write_cache_, health_, *store_, *space_,
+                               *inodes_, *names_, *cache_,
                                Completions(scheduler_, options_.completion)});
   files_->self_io = options_.self_io;
   files_->fault_policy = options_.fault_policy;
@@ -258,8 +251,7 @@ VolumeStat Volume::Impl::stat() const {
   VolumeStat result;
   result.block_count = space.block_count;
   // Blocks promised to dirty pages are used already, whoever asks: df must see a write at once.
-  const uint64_t free_blocks =
-      space.free_blocks + space.releasing_blocks + space.trimming_blocks;
+  const uint64_t free_blocks = space.free_blocks + space.releasing_blocks + space.trimming_blocks;
   result.free_blocks =
       std::max(free_blocks - std::min(free_blocks, space.reserved_blocks), space.available_blocks);
   result.available_blocks = space.available_blocks;

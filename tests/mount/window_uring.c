@@ -1,6 +1,7 @@
 /* Direct reads of io_uring into fixed buffers that lie in a window, for tests/mount/libfusefs_test.
  *
- *   window_uring FILE SOURCE     pins all of FILE, reads all of SOURCE (O_DIRECT) into it, fsyncs FILE
+ *   window_uring FILE SOURCE     pins all of FILE, reads all of SOURCE (O_DIRECT) into it,
+ *                                fsyncs FILE
  *   window_uring --plain FILE    tries to register an ordinary mapping of FILE: prints why not
  */
 #include <err.h>

@@ -138,9 +138,10 @@ TEST_CASE("what a writethrough held is free when the device is done, whoever hea
       sim.world().hold_deferred(true);
       task.write(*inode, 2 * kBlockBytes + 30, 2 * kBlockBytes);
       const FileRange range{FileBlock(2), FileBlock(5)};
-      REQUIRE(sim.world().run_until([&] { return inode->busy_ranges.free_end(range) < range.end; }));
-      REQUIRE(sim.world().run_until(
-          [&] { return inode->busy_ranges.free_end(range) == range.end; }));
+      REQUIRE(
+          sim.world().run_until([&] { return inode->busy_ranges.free_end(range) < range.end; }));
+      REQUIRE(
+          sim.world().run_until([&] { return inode->busy_ranges.free_end(range) == range.end; }));
       CHECK_FALSE(inode->mapping.any_writeback(range));
       CHECK(task.told == 0);
       put(content, 2 * kBlockBytes + 30, task.sources[0].bytes);

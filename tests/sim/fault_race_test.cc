@@ -4,28 +4,28 @@
 // The first operation works on page 3 and is stopped after each of its attempts in turn; the second
 // then runs to its end, or until it waits for the first. What must come of it:
 //
-//                     | read fault | write fault | mapped     | buffered write | O_SYNC write | of
-//                     a |            |             | writeback  |                | of a part    |
-//                     page
-//     ----------------+------------+-------------+------------+----------------+--------------+------
-//     cut before      | beyond_eof | beyond_eof  | after      | after          | after        |
-//     after cut within      | after      | after       | after      | after          | after |
-//     after punch           | after      | after       | after      | after          | after |
-//     after punch within    | after      | after       | after      | after          | after |
-//     after clone over it   | after      | after       | after      | after          | after |
-//     after clone from it   | after      | after       | after      | after          | after |
-//     after dedupe          | after      | after       | after      | after          | after |
-//     after unlink          | after      | after       | after      | after          | after |
-//     after direct write    | after      | after       | after      | after          | after |
-//     after reclaim         | after      | after       | after      | after          | after |
-//     after device error    | io_failed  | io_failed   | after      | io_failed      | io_failed |
-//     after no space        | after      | no_space    | after      | no_space       | no_space |
-//     same power cut       | cut        | cut         | cut        | cut            | cut | cut
+//                     | read fault | write fault | mapped    | buffered  | O_SYNC,   | O_SYNC,
+//                     |            |             | writeback | write     | of a part | of a page
+//     ----------------+------------+-------------+-----------+-----------+-----------+----------
+//     cut before      | beyond_eof | beyond_eof  | after     | after     | after     | after
+//     cut within      | after      | after       | after     | after     | after     | after
+//     punch           | after      | after       | after     | after     | after     | after
+//     punch within    | after      | after       | after     | after     | after     | after
+//     clone over it   | after      | after       | after     | after     | after     | after
+//     clone from it   | after      | after       | after     | after     | after     | after
+//     dedupe          | after      | after       | after     | after     | after     | after
+//     unlink          | after      | after       | after     | after     | after     | after
+//     direct write    | after      | after       | after     | after     | after     | after
+//     reclaim         | after      | after       | after     | after     | after     | after
+//     device error    | io_failed  | io_failed   | after     | io_failed | io_failed | after
+//     no space        | after      | no_space    | after     | no_space  | no_space  | no_space
+//     power cut       | cut        | cut         | cut       | cut       | cut       | cut
 //
 //     after       if the second has ended in the gap, the first sees all of it, and its own bytes
 //                 are there afterwards; if the second had to wait, it sees all of the first
 //     an error    in that case the first may fail with it, and has changed nothing; it must in some
-//     gap cut         after the next mount: the file as it was, or with all of the first
+//                 gap
+//     cut         after the next mount: the file as it was, or with all of the first
 //
 // A mapped writeback brings the whole page and needs no old bytes, and has a reserve of space. It
 // and a buffered write beyond the new end make the file longer again, as any write does. A large

@@ -268,7 +268,8 @@ TEST_CASE("tail: a write behind the end that the device refuses") {
 }
 
 // It has let go of the file before it is attempted again.
-TEST_CASE("tail: a direct write behind the end that is refused while somebody waits to grow the file") {
+TEST_CASE(
+    "tail: a direct write behind the end that is refused while somebody waits to grow the file") {
   Random random(6);
   const Source source = random_source(random, kBlockBytes, true);
   for_each_seed(8, [&](const TestSeed& seed) {

@@ -1,8 +1,8 @@
 // O_SYNC writes against everything else on the same blocks, and the power cut at each device write
 // of it.
 //
-//     first    O_SYNC or O_DSYNC, some with O_DIRECT, of: part of a page; a page; four pages, both ends in part; the
-//              end of the file and beyond
+//     first    O_SYNC or O_DSYNC, some with O_DIRECT, of: part of a page; a page; four
+//              pages, both ends in part; the end of the file and beyond
 //     second   the same kinds of write, and every other change of the same blocks; both begin at
 //              once, or the second when the first is at the device
 //     layout   the file's blocks shared or its own; the page absent, clean or dirty in memory
@@ -52,10 +52,10 @@ enum class Second {
   fsync
 };
 constexpr const char* kFirstNames[] = {"part", "page", "pages", "append"};
-constexpr const char* kSecondNames[] = {
-    "sync part", "sync pages", "buffered", "mapped",       "direct",     "write fault", "read fault",
-    "cut before", "cut within", "punch",   "punch within", "clone over", "clone from",  "dedupe",
-    "fsync"};
+constexpr const char* kSecondNames[] = {"sync part",  "sync pages",  "buffered",     "mapped",
+                                        "direct",     "write fault", "read fault",   "cut before",
+                                        "cut within", "punch",       "punch within", "clone over",
+                                        "clone from", "dedupe",      "fsync"};
 constexpr int kSeconds = static_cast<int>(std::size(kSecondNames));
 
 enum class Page { absent, clean, dirty };
@@ -145,9 +145,8 @@ class Race {
   void run() {
     start_first();
     if (!layout_.at_once) {
-      sim_->world().run_until([this] {
-        return first_done_ || sim_->device().stats().change_count > first_change;
-      });
+      sim_->world().run_until(
+          [this] { return first_done_ || sim_->device().stats().change_count > first_change; });
     }
     start_second();
     sim_->world().run_until([this] { return first_done_ && second_done_; });

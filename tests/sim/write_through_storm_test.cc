@@ -19,7 +19,9 @@ constexpr uint64_t kDropsMax = 1000;
 class Droppers {
  public:
   Droppers(SimVolume& sim, Inode& inode, int count)
-      : sim_(sim), inode_(inode), source_(random_source(sim.world().random(), 2 * kBlockBytes, true)) {
+      : sim_(sim),
+        inode_(inode),
+        source_(random_source(sim.world().random(), 2 * kBlockBytes, true)) {
     for (int i = 0; i < count; ++i) start(i);
   }
   ~Droppers() {
@@ -82,7 +84,8 @@ TEST_CASE("a writethrough of parts of pages ends, however often these are taken 
                           REQUIRE(result.ok());
                           done = true;
                         });
-        REQUIRE(sim.world().run_until([&] { return done || droppers.drops() > begin + kDropsMax; }));
+        REQUIRE(
+            sim.world().run_until([&] { return done || droppers.drops() > begin + kDropsMax; }));
         CHECK(done);
       }
     }

@@ -1,5 +1,6 @@
 // Writethroughs, and direct writes with the same promise: which device writes they are, what is
-// dirty afterwards, and what is left after errors. Races and power cuts are in write_through_race_test.cc.
+// dirty afterwards, and what is left after errors. Races and power cuts are in
+// write_through_race_test.cc.
 #include <algorithm>
 #include <memory>
 
@@ -101,8 +102,7 @@ TEST_CASE("an O_DIRECT|O_DSYNC overwrite is one device write, and leaves dirty p
       CHECK(log.other_writes == 0);
       CHECK(file.inode->mapping.dirty_count() == 3);
       const CompletionStats& completions = sim.files().completions.stats();
-      const uint64_t owed =
-          completions.deferred_count[static_cast<size_t>(DeferReason::flush)];
+      const uint64_t owed = completions.deferred_count[static_cast<size_t>(DeferReason::flush)];
       CHECK(owed == (has_fua ? 0 : 1));
       // The power fails now: what was written is there, what is dirty is not.
       const Content content = file.content;

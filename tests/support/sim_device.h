@@ -207,7 +207,7 @@ class SimDevice final : public BlockDevice {
 
   std::multimap<uint64_t, InFlight> in_flight_;  // by time of completion, then of submission
   WritesInFlight changing_;
-  std::vector<Ref<IoTicket>> never_;             // submitted to the dead
+  std::vector<Ref<IoTicket>> never_;  // submitted to the dead
   uint64_t submit_order_ = 0;
 
   std::map<FaultId, ActiveFault> faults_;

@@ -122,9 +122,8 @@ bool SimWorld::step(uint64_t limit_ns) {
     could = scheduler_.has_ready() || has_deferred || !pending_.empty();
     // The thread of deferred completions, if there is work for it, comes by now or later.
     const bool deferred_too = has_deferred && !steps_.chance(kPutOff);
-    scheduler_.run(
-        pending_, static_cast<int>(steps_.between(1, kAttemptsPerTurnMax)),
-        deferred_too ? Scheduler::Serves::deferred_too : Scheduler::Serves::ready);
+    scheduler_.run(pending_, static_cast<int>(steps_.between(1, kAttemptsPerTurnMax)),
+                   deferred_too ? Scheduler::Serves::deferred_too : Scheduler::Serves::ready);
   }
   if (dead()) return could;  // who would hear of it?
   if (!pending_.empty() && !scheduler_.has_ready() && options_.slow_outside &&
@@ -157,8 +156,7 @@ void SimWorld::tell_outcomes() {
 
 bool SimWorld::idle() const {
   return scheduler_.live_count() == 0 && !scheduler_.has_ready() && !scheduler_.has_deferred() &&
-         pending_.empty() &&
-         device_->in_flight_count() == 0;
+         pending_.empty() && device_->in_flight_count() == 0;
 }
 
 std::optional<uint64_t> SimWorld::next_event_ns() const {

@@ -139,8 +139,8 @@ class SimWorld {
   // Until `done` is true; it is asked between attempts, without the monitor.
   bool run_until(const std::function<bool()>& done);
 
-  // Nobody serves what completions defer until this is taken back: as if the thread that should were
-  // the one that waits for something else.
+  // Nobody serves what completions defer until this is taken back: as if the thread that should
+  // were the one that waits for something else.
   void hold_deferred(bool held) { deferred_held_ = held; }
 
   // Cuts the power, abandons what is under way, and draws what the device holds.

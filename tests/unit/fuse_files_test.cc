@@ -123,7 +123,8 @@ TEST_CASE("copies and zeroed ranges are on the device where writes would be") {
   });
 }
 
-TEST_CASE("durable overwrites past the kernel's cache, and its writeback, end with their completion") {
+TEST_CASE(
+    "durable overwrites past the kernel's cache, and its writeback, end with their completion") {
   for_each_seed(4, [](const TestSeed& seed) {
     FuseRig rig(seed);
     uint64_t handle = 0;
@@ -144,7 +145,8 @@ TEST_CASE("durable overwrites past the kernel's cache, and its writeback, end wi
                                         static_cast<uint32_t>(flags), write_flags);
       REQUIRE(reply.error == 0);
       CHECK(reply.as<fuse_write_out>().size == kPageBytes);
-      std::copy(data.begin(), data.end(), model.begin() + static_cast<ptrdiff_t>(page * kPageBytes));
+      std::copy(data.begin(), data.end(),
+                model.begin() + static_cast<ptrdiff_t>(page * kPageBytes));
       return ended() - before;
     };
     CHECK(overwrite(1, O_RDWR | O_DSYNC, FUSE_WRITE_LOCKOWNER) == (has_fua ? 1 : 0));

@@ -226,7 +226,8 @@ TEST_CASE("a direct write drops the kernel's pages before it is answered, if it 
   CHECK(second == unique);
 }
 
-TEST_CASE("direct overwrites are all answered, by who reaps them or by the thread for completions") {
+TEST_CASE(
+    "direct overwrites are all answered, by who reaps them or by the thread for completions") {
   for (const CompletionPolicy policy : {CompletionPolicy::issuer, CompletionPolicy::deferred}) {
     const TempImage image(128 << 20);
     format(image);
