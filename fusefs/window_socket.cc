@@ -146,6 +146,8 @@ void WindowSocket::close(Connection& connection) {
   {
     const MonitorHold hold(server_.monitor());
     --server_.windows().counters().connections;
+    // Something else may keep the holder; its faults came with this program.
+    if (const auto faults = connection.faults.lock()) faults->detach(connection.holder);
     if (connection.holder != 0) server_.windows().drop_connection(connection.holder);
   }
   if (server_.engine().reactors != nullptr) server_.engine().reactors->kick();
@@ -216,7 +218,11 @@ bool WindowSocket::serve(const std::shared_ptr<Connection>& connection) {
         !refusals ? Result<void>(Error::no_memory)
                   : faults->attach(connection->holder, std::move(message->descriptor),
                                    message->hello.address, std::move(refusals));
-    if (!attached.ok()) error = error_errno(attached.error());
+    if (attached.ok()) {
+      connection->faults = faults;
+    } else {
+      error = error_errno(attached.error());
+    }
   }
   if (connection->busy.load()) {
     if (server_.engine().reactors != nullptr) server_.engine().reactors->kick();

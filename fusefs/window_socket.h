@@ -58,8 +58,9 @@ class WindowSocket {
   struct Connection {
     OwnedFd fd;
     uint32_t uid = 0;
-    uint64_t holder = 0;             // its number; 0: none yet. The thread's
-    std::atomic<bool> busy = false;  // an operation will answer
+    uint64_t holder = 0;                 // its number; 0: none yet. The thread's
+    std::weak_ptr<WindowFaults> faults;  // that its holder's come by it. The thread's
+    std::atomic<bool> busy = false;      // an operation will answer
   };
   class FlushOperation;
   struct Message {

@@ -1,85 +1,21 @@
 // Windows, with a kernel that we play: who gets one, what keeps it, and what ends it.
 #include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <cstddef>
 #include <cstring>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "fusefs/fusefs_ioctl.h"
-#include "tests/support/fake_kernel.h"
+#include "tests/support/window_rig.h"
 
 #include <doctest/doctest.h>
 
 namespace fusefs {
 namespace {
-
-constexpr uint64_t kRoot = wire::kRootNode;
-constexpr uint64_t kPage = kBlockBytes;
-constexpr uint32_t kPinned = FUSEFS_WINDOW_PINNED;
-constexpr uint32_t kWrite = FUSEFS_WINDOW_WRITE;
-
-// A rig with one file of 16 pages of 'a'.
-struct WindowRig : FuseRig {
-  explicit WindowRig(const TestSeed& seed, bool passthrough = true) : FuseRig(seed) {
-    kernel().set_backs_files(passthrough);
-    server().kernel().passthrough = passthrough;
-    node = create("file", &handle).nodeid;
-    model.assign(16 * kPage, std::byte{'a'});
-    REQUIRE(write(node, handle, 0, model).error == 0);
-  }
-
-  FakeReply try_open(uint64_t descriptor, uint32_t flags, uint64_t pos = 0, uint64_t len = 0) {
-    fusefs_window_open in{};
-    in.version = 1;
-    in.flags = flags;
-    in.pos = pos;
-    in.len = len;
-    return ioctl(node, descriptor, FUSEFS_IOC_WINDOW_OPEN, in);
-  }
-  fusefs_window_open open_window(uint64_t descriptor, uint32_t flags, uint64_t pos = 0,
-                                 uint64_t len = 0) {
-    const FakeReply reply = try_open(descriptor, flags, pos, len);
-    REQUIRE(reply.error == 0);
-    return reply.as<fusefs_window_open>(sizeof(fuse_ioctl_out));
-  }
-  // The window's memory, as a program would map it.
-  std::byte* memory(const fusefs_window_open& window) {
-    return sim().world().inside([&] {
-      const auto holder =
-          server().windows().find(window.window, {window.secret[0], window.secret[1]});
-      REQUIRE(holder);
-      return holder->window->memory->frames();
-    });
-  }
-  size_t holder_count() {
-    return sim().world().inside([&] { return server().windows().holders().size(); });
-  }
-  size_t pin_count() {
-    return sim().world().inside([&] { return sim().files().pins.all().size(); });
-  }
-  FakeReply fsync(uint64_t at, uint64_t descriptor) {
-    fuse_fsync_in in{};
-    in.fh = descriptor;
-    return call(FUSE_FSYNC, at, Body(in));
-  }
-
-  uint64_t node = 0;
-  uint64_t handle = 0;
-  Message model;
-};
-
-fusefs_window_ref ref_of(const fusefs_window_open& window) {
-  return {window.window, {window.secret[0], window.secret[1]}};
-}
 
 TEST_CASE("a window is refused to who may not, or asks for what is not there") {
   for_each_seed(1, [](const TestSeed& seed) {
@@ -423,91 +359,6 @@ TEST_CASE("who holds what is told to root, and to others what is theirs") {
   CHECK(rig.ioctl(kRoot, 0, FUSEFS_IOC_STATS, piece).error == ESTALE);
   rig.kernel().set_caller(1000, 1000);
   CHECK(rig.ioctl(kRoot, 0, FUSEFS_IOC_PINS, piece).error == ESTALE);
-}
-
-// ---- The socket ----
-
-OwnedFd connect_to(const fusefs_window_open& window) {
-  OwnedFd fd(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  const size_t len = std::strlen(window.socket);
-  std::memcpy(address.sun_path + 1, window.socket, len);
-  const auto bytes = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + len);
-  REQUIRE(connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), bytes) == 0);
-  return fd;
-}
-
-// Returns the error of the answer; `memory` is what came with it.
-int ask(const OwnedFd& connection, const fusefs_window_ref& ref, uint32_t flags, OwnedFd* memory) {
-  fusefs_window_hello hello{};
-  hello.version = 1;
-  hello.flags = flags;
-  hello.ref = ref;
-  REQUIRE(send(connection.get(), &hello, sizeof(hello), MSG_NOSIGNAL) == sizeof(hello));
-  fusefs_window_answer answer{};
-  iovec part{&answer, sizeof(answer)};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-  msghdr header{};
-  header.msg_iov = &part;
-  header.msg_iovlen = 1;
-  header.msg_control = control;
-  header.msg_controllen = sizeof(control);
-  REQUIRE(recvmsg(connection.get(), &header, MSG_CMSG_CLOEXEC) == sizeof(answer));
-  if (const cmsghdr* rights = CMSG_FIRSTHDR(&header)) {
-    int fd = -1;
-    std::memcpy(&fd, CMSG_DATA(rights), sizeof(fd));
-    *memory = OwnedFd(fd);
-  }
-  return answer.error;
-}
-
-TEST_CASE(
-    "the socket hands out the memory, keeps its size, and ends the holder with the connection") {
-  WindowRig rig(TestSeed{1}, false);
-  const auto window = rig.open_window(rig.handle, kPinned | kWrite);
-  const auto view = rig.open_window(rig.handle, kPinned);
-  CHECK(window.road == FUSEFS_WINDOW_ROAD_SOCKET);
-  CHECK(std::string(window.file).empty());
-  fusefs_window_ref wrong = ref_of(window);
-  wrong.window += 1;
-  OwnedFd memory;
-  OwnedFd connection = connect_to(window);
-  // Who we are is no matter here: the windows are root's.
-  const bool is_root = geteuid() == 0;
-  CHECK(ask(connection, wrong, 0, &memory) == EACCES);
-  CHECK(ask(connection, ref_of(window), 1u << 9, &memory) == EINVAL);
-  if (!is_root) {
-    CHECK(ask(connection, ref_of(window), 0, &memory) == EACCES);
-    return;
-  }
-  REQUIRE(ask(connection, ref_of(window), 0, &memory) == 0);
-  REQUIRE(memory);
-  CHECK(ftruncate(memory.get(), 0) != 0);
-  CHECK(fcntl(memory.get(), F_ADD_SEALS, F_SEAL_WRITE) != 0);
-  void* const mapped =
-      mmap(nullptr, window.mapped_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, memory.get(), 0);
-  REQUIRE(mapped != MAP_FAILED);
-  static_cast<char*>(mapped)[5] = 'z';
-  rig.model[5] = std::byte{'z'};
-  CHECK(ask(connection, ref_of(view), 0, &memory) == EINVAL);  // it is another's already
-
-  OwnedFd second = connect_to(view);
-  REQUIRE(ask(second, ref_of(view), 0, &memory) == 0);
-  CHECK(mmap(nullptr, view.mapped_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, memory.get(), 0) ==
-        MAP_FAILED);
-
-  rig.release(rig.node, rig.handle);
-  CHECK(rig.holder_count() == 2);
-  connection = OwnedFd();
-  second = OwnedFd();
-  for (int i = 0; i < 10'000 && rig.holder_count() != 0; ++i) {
-    usleep(1000);  // until its thread has seen it
-    rig.serve();
-  }
-  CHECK(rig.holder_count() == 0);
-  munmap(mapped, window.mapped_bytes);
-  CHECK(rig.read(rig.node, rig.open(rig.node, O_RDONLY), 0, 16 * kPage).body == rig.model);
 }
 
 }  // namespace
