@@ -6,6 +6,9 @@ install(TARGETS fusefs_client fusefs_client_shared
         LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(FILES fusefs/fusefs_ioctl.h fusefs/client/fusefs.h
         DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+# By its own place, as `cmake --install --prefix` may say another one than was configured.
+set(pc_dir ${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig)
+file(RELATIVE_PATH pc_to_include ${pc_dir} ${CMAKE_INSTALL_FULL_INCLUDEDIR})
 configure_file(fusefs/client/libfusefs.pc.in ${PROJECT_BINARY_DIR}/packaging/libfusefs.pc @ONLY)
 install(FILES ${PROJECT_BINARY_DIR}/packaging/libfusefs.pc
         DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
