@@ -345,7 +345,7 @@ Attempt<void> end_pin(FileContext& context, Pin& pin) {
 }
 
 void PinFaultStash::end_grant() {
-  if (granting) cache->end_grant(*granting);
+  if (granting) cache->end_grant(*granting, to_store);
   granting.reset();
 }
 
@@ -368,7 +368,8 @@ Attempt<void> fault_pinned(FileContext& context, Pin& pin, FileBlock index, PinA
   stash.fault.reset();
   if (page.failed()) return page.error();
   stash.granting = std::move(page).value();
-  context.cache.begin_grant(*stash.granting);
+  stash.to_store = access == PinAccess::store;
+  context.cache.begin_grant(*stash.granting, stash.to_store);
   stash.granted = true;
   return restart_after_outside(grant);
 }

@@ -89,14 +89,15 @@ struct PinFaultStash {
   FaultStash fault;
   PageCache* cache = nullptr;
   FolioRef granting;
+  bool to_store = false;
   bool granted = false;
 };
 
 // A fault of somebody who maps `pin`, in page `index` of the file, which is in its range. When the
 // page is in its frame, and for a store dirty and not being written, `grant` is called, without the
 // monitor: it gives whoever has faulted the right to load, or to load and store. Nobody takes the
-// right back before it returns. Readers do not wait for it, only who cleans the page or ends the
-// pin.
+// right to store back before it returns. Readers do not wait for it, only who ends the pin, and for
+// a right to store who cleans the page.
 //   Restarts  as fault(); memory (dirty limit); folio_locked, writeback; outside
 //   Errors    nothing has been granted, and the page is as it was: no_space, pin_limit,
 //             pin_limit_per_user; beyond_eof; bad_address (the pin ends, or has ended);

@@ -118,7 +118,7 @@ Attempt<void> ProtectRange::run(FileContext& context, const Inode& inode, FileRa
   FolioRef granting;
   for_each_pinned(inode, range, [&](Folio& folio) {
     if (!folio.is_mapped() || !folio.dirty) return;
-    if (folio.is_granting()) granting = FolioRef(&folio);
+    if (folio.is_granting_store()) granting = FolioRef(&folio);
     storing.emplace_back(&folio);
   });
   if (granting) return restart_after(granting->changed, RestartReason::folio_locked);

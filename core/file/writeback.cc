@@ -37,7 +37,7 @@ Attempt<std::vector<FolioRef>> gather_run(Inode& inode, const WritebackStash& st
   while (folios.size() < kWritebackRunBytes / kPageBytes) {
     FolioRef folio = inode.mapping.next_dirty(at);
     if (!folio || folio->index >= stash.state->end) break;
-    if (folio->locked || folio->is_granting()) {
+    if (folio->locked || folio->is_granting_store()) {
       if (!folios.empty()) break;
       return restart_after(folio->changed, RestartReason::folio_locked);
     }

@@ -103,14 +103,18 @@ class Folio : public RefCounted {
     std::optional<uint64_t> device_sum;
     std::shared_ptr<void> frame_owner;            // the frame is somebody else's, kept by this
     std::shared_ptr<const ProtectPages> protect;  // of a mapped page
-    uint32_t granting = 0;                        // rights to load or store that are on their way
+    uint32_t granting_loads = 0;                  // rights that are on their way: to load,
+    uint32_t granting_stores = 0;                 // and to load and store
   };
   std::unique_ptr<Pinned> pinned;  // null unless pinned, or in a frame of somebody else's
   bool is_pinned() const { return pinned && pinned->read_count + pinned->write_count != 0; }
   bool is_storable() const { return pinned && pinned->write_count != 0; }
   bool is_external() const { return pinned && pinned->frame_owner; }
   bool is_mapped() const { return pinned && pinned->protect; }
-  bool is_granting() const { return pinned && pinned->granting != 0; }
+  bool is_granting_store() const { return pinned && pinned->granting_stores != 0; }
+  bool is_granting() const {
+    return is_granting_store() || (pinned && pinned->granting_loads != 0);
+  }
 
   Bytes bytes() const { return {frame, kPageBytes}; }
 

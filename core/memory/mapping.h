@@ -190,10 +190,11 @@ class PageCache {
   void pin(Folio& folio, bool for_writing);
   void unpin(Folio& folio, bool for_writing);
   // The same for the one pin of a page that is mapped, until unpin(folio, false). Between
-  // begin_grant() and end_grant() somebody is given a right to it: nobody cleans or unpins it.
+  // begin_grant() and end_grant() somebody is given a right to it: nobody unpins it, nor cleans it
+  // if it is the right to store.
   void pin_mapped(Folio& folio, std::shared_ptr<const ProtectPages> protect);
-  void begin_grant(Folio& folio);
-  void end_grant(Folio& folio);
+  void begin_grant(Folio& folio, bool store);
+  void end_grant(Folio& folio, bool store);
   // A copy of the frame is about to be written, and nobody else writes the block meanwhile.
   // Requires a storable folio, not locked.
   void begin_bounce(Folio& folio);

@@ -247,7 +247,7 @@ void PageCache::begin_writethrough(Folio& folio) {
   if (lock_checking) {
     LockChecker::instance().ask_and_take(LockClass::writeback_mark, &folio.changed);
   }
-  CHECK(!folio.is_storable() && !folio.is_granting());
+  CHECK(!folio.is_storable() && !folio.is_granting_store());
   end_read_ahead(folio, true);
   if (folio.dirty) {
     count_dirty(folio, false);
@@ -315,14 +315,15 @@ void PageCache::pin_mapped(Folio& folio, std::shared_ptr<const ProtectPages> pro
   folio.pinned->protect = std::move(protect);
 }
 
-void PageCache::begin_grant(Folio& folio) {
+void PageCache::begin_grant(Folio& folio, bool store) {
   CHECK(folio.is_mapped());
-  ++folio.pinned->granting;
+  ++(store ? folio.pinned->granting_stores : folio.pinned->granting_loads);
 }
 
-void PageCache::end_grant(Folio& folio) {
-  CHECK(folio.is_granting());
-  --folio.pinned->granting;
+void PageCache::end_grant(Folio& folio, bool store) {
+  uint32_t& count = store ? folio.pinned->granting_stores : folio.pinned->granting_loads;
+  CHECK(count != 0);
+  --count;
   folio.changed.wake_all();
 }
 

@@ -356,6 +356,49 @@ TEST_CASE("the end of a mapped pin: what is dirty is an ordinary page, the memor
   });
 }
 
+// Such loads hold nothing, and ask for nothing that who cuts has.
+TEST_CASE("pages that may be stored into are cut and cleaned while others are granted loads") {
+  for_each_meeting(12, [](Meeting& m) {
+    bool ends = false;
+    int running = 0;
+    for (uint64_t page = 6; page < 10; ++page) {
+      ++running;
+      m.sim.world().spawn(
+          [&m, &ends, page,
+           stash = std::make_shared<std::unique_ptr<PinFaultStash>>()]() -> Attempt<void> {
+            if (*stash == nullptr) {
+              if (ends) return {};
+              *stash = std::make_unique<PinFaultStash>();
+            }
+            const Attempt<void> faulted = fault_pinned(
+                m.sim.files(), m.pinner->pinned(), FileBlock(page), PinAccess::load, [] {},
+                **stash);
+            if (faulted.must_restart()) return faulted;
+            stash->reset();
+            Operation::current()->note_progress();
+            return restart_now();
+          },
+          [&running](Result<void>) { --running; });
+    }
+    switch (m.seed.seed % 3) {
+      case 0:
+        REQUIRE(m.sim.truncate(*m.inode, 6 * kPageBytes).ok());
+        break;
+      case 1:
+        REQUIRE(m.sim
+                    .fallocate(*m.inode, FallocateMode::punch_hole, 6 * kPageBytes, 3 * kPageBytes,
+                               true)
+                    .ok());
+        break;
+      default:
+        REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+    }
+    ends = true;
+    m.sim.world().run_until([&] { return running == 0; });
+    m.pinner->forget();
+  });
+}
+
 TEST_CASE("an end that comes while faults are under way leaves none of them with a page") {
   for_each_meeting(8, [](Meeting& m) {
     REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
