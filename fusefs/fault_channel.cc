@@ -29,14 +29,6 @@ constexpr uint64_t kContinueProtected = 1u << 1;
 
 constexpr size_t kMessagesPerRead = 16;
 
-bool is_userfaultfd(int fd) {
-  std::array<char, 64> target{};
-  const std::string link = "/proc/self/fd/" + std::to_string(fd);
-  const ssize_t len = readlink(link.c_str(), target.data(), target.size());
-  return len > 0 &&
-         std::string_view(target.data(), static_cast<size_t>(len)) == "anon_inode:[userfaultfd]";
-}
-
 uffdio_range range_of(uint64_t address, uint64_t first, uint64_t count) {
   return {address + first * kBlockBytes, count * kBlockBytes};
 }
@@ -71,6 +63,14 @@ void wake_up(int fd, uffdio_range range) { (void)call(fd, UFFDIO_WAKE, range); }
 
 }  // namespace
 
+bool is_userfaultfd(int fd) {
+  std::array<char, 64> target{};
+  const std::string link = "/proc/self/fd/" + std::to_string(fd);
+  const ssize_t len = readlink(link.c_str(), target.data(), target.size());
+  return len > 0 &&
+         std::string_view(target.data(), static_cast<size_t>(len)) == "anon_inode:[userfaultfd]";
+}
+
 void FaultGate::close() {
   const std::lock_guard<std::mutex> lock(mutex_);
   closed_ = true;
@@ -96,9 +96,9 @@ FaultChannel::FaultChannel(std::shared_ptr<FaultGate> gate, OwnedFd faults, uint
                            uint64_t bytes, OwnedFd connection, OwnedFd wake, OnFault on_fault)
     : gate_(std::move(gate)),
       faults_(std::move(faults)),
+      connection_(std::move(connection)),
       address_(address),
       bytes_(bytes),
-      connection_(std::move(connection)),
       wake_(std::move(wake)),
       on_fault_(std::move(on_fault)) {}
 
@@ -106,7 +106,6 @@ Result<std::shared_ptr<FaultChannel>> FaultChannel::start(std::shared_ptr<FaultG
                                                           uint32_t uid, OwnedFd faults,
                                                           uint64_t address, uint64_t bytes,
                                                           OwnedFd connection, OnFault on_fault) {
-  // Requests of userfaultfd mean something else to other files.
   if (!faults || !is_userfaultfd(faults.get())) return Error::invalid_argument;
   if (address % kBlockBytes != 0 || bytes > std::numeric_limits<uint64_t>::max() - address) {
     return Error::invalid_argument;
@@ -182,6 +181,8 @@ void FaultChannel::run() {
     while (wants_faults() && read_faults()) {
     }
   }
+  faults_ = OwnedFd();
+  connection_ = OwnedFd();
 }
 
 bool FaultChannel::wants_faults() {
@@ -213,6 +214,12 @@ bool FaultChannel::read_faults() {
   if (len < 0 && errno == EOPNOTSUPP) len = read(faults_.get(), messages.data(), sizeof(messages));
   if (len <= 0) return false;
   const size_t count = static_cast<size_t>(len) / sizeof(uffd_msg);
+  for (size_t i = 0; i < count; ++i) {
+    // Reading this has made a descriptor of ours. Only a program that we did not write asks for it.
+    if (messages[i].event == UFFD_EVENT_FORK) {
+      ::close(static_cast<int>(messages[i].arg.fork.ufd));
+    }
+  }
   gate_->enter([&] {
     for (size_t i = 0; i < count; ++i) take_message(&messages[i]);
   });
@@ -222,8 +229,6 @@ bool FaultChannel::read_faults() {
 // Monitor held.
 void FaultChannel::take_message(const void* bytes) {
   const uffd_msg& message = *static_cast<const uffd_msg*>(bytes);
-  // Reading this has made a descriptor of ours. Only a program that we did not write asks for it.
-  if (message.event == UFFD_EVENT_FORK) ::close(static_cast<int>(message.arg.fork.ufd));
   if (message.event != UFFD_EVENT_PAGEFAULT) return;
   const uint64_t at = message.arg.pagefault.address;
   if (at < address_ || at - address_ >= bytes_) return;

@@ -78,6 +78,9 @@ class FaultGate {
   std::map<uint32_t, size_t> channels_of_user_;
 };
 
+// Requests of userfaultfd(2) mean something else to other files. Touches nothing of what it is.
+bool is_userfaultfd(int fd);
+
 class FaultChannel : public std::enable_shared_from_this<FaultChannel> {
  public:
   // Pages count from the beginning of the window.
@@ -134,10 +137,12 @@ class FaultChannel : public std::enable_shared_from_this<FaultChannel> {
   bool ended();
 
   const std::shared_ptr<FaultGate> gate_;
-  const OwnedFd faults_;
+  // The thread's, which closes them: that may wait for the program's address space, and for what
+  // has been sent on the connection.
+  OwnedFd faults_;
+  OwnedFd connection_;
   const uint64_t address_;
   const uint64_t bytes_;
-  const OwnedFd connection_;
   const OwnedFd wake_;
   const OnFault on_fault_;
 

@@ -25,6 +25,14 @@ namespace {
 
 constexpr int kAcceptPauseMs = 100;
 
+// Of newer kernels' headers (Linux 6.16): whether descriptors can be sent to this socket.
+constexpr int kPassRights = 83;
+
+bool let_send_descriptors(const OwnedFd& fd, bool on) {
+  const int value = on ? 1 : 0;
+  return setsockopt(fd.get(), SOL_SOCKET, kPassRights, &value, sizeof(value)) == 0;
+}
+
 }  // namespace
 
 // ---- Starting and stopping ----
@@ -63,6 +71,8 @@ Result<std::string> WindowSocket::listen() {
   std::snprintf(name, sizeof(name), "fusefs-%016llx", static_cast<unsigned long long>(entropy()));
   wake_ = OwnedFd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   listener_ = OwnedFd(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  // Connections have it from the listener.
+  forbids_descriptors_ = listener_ && let_send_descriptors(listener_, false);
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   const size_t len = std::strlen(name);
@@ -81,8 +91,12 @@ void WindowSocket::stop() {
   stopping_.store(true);
   wake();
   thread_.join();
+  for (const auto& connection : connections_) {
+    hang_up(connection->uid, std::move(connection->fd), connection->may_carry);
+  }
   connections_.clear();
-  listener_ = OwnedFd();
+  // Who has not been accepted may have sent something, too.
+  hang_up(0, std::move(listener_), !forbids_descriptors_);
 }
 
 void WindowSocket::wake() {
@@ -117,6 +131,10 @@ void WindowSocket::run() {
 
 void WindowSocket::accept_all() {
   while (true) {
+    if (closer_.count() >= kWindowClosingMax) {
+      accept_failed_ = true;
+      return;
+    }
     OwnedFd fd(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (!fd) {
       // Who waits to be accepted stays readable: without a descriptor left we would not rest.
@@ -125,22 +143,35 @@ void WindowSocket::accept_all() {
     }
     ucred peer{};
     socklen_t len = sizeof(peer);
-    if (getsockopt(fd.get(), SOL_SOCKET, SO_PEERCRED, &peer, &len) != 0) continue;
-    size_t& of_user = of_user_[peer.uid];
-    if (connections_.size() >= kWindowConnectionsMax || of_user >= kWindowConnectionsMaxPerUser) {
+    (void)getsockopt(fd.get(), SOL_SOCKET, SO_PEERCRED, &peer, &len);  // it has one
+    const auto of_user = of_user_.find(peer.uid);
+    const size_t count_of_user =
+        (of_user == of_user_.end() ? 0 : of_user->second) + closer_.count_of(peer.uid);
+    if (connections_.size() >= kWindowConnectionsMax ||
+        count_of_user >= kWindowConnectionsMaxPerUser) {
+      hang_up(peer.uid, std::move(fd), !forbids_descriptors_);
       continue;
     }
-    ++of_user;
+    ++of_user_[peer.uid];
     auto connection = std::make_shared<Connection>();
     connection->fd = std::move(fd);
     connection->uid = peer.uid;
+    connection->may_carry = !forbids_descriptors_;
     connections_.push_back(std::move(connection));
     const MonitorHold hold(server_.monitor());
     server_.windows().counters().connections = connections_.size();
   }
 }
 
+// The program hears it at once.
+void WindowSocket::hang_up(uint32_t uid, OwnedFd fd, bool may_carry) {
+  (void)shutdown(fd.get(), SHUT_RDWR);
+  if (may_carry) closer_.close(uid, std::move(fd));
+}
+
+// An operation may still know the connection; not its descriptor any more.
 void WindowSocket::close(Connection& connection) {
+  hang_up(connection.uid, std::move(connection.fd), connection.may_carry);
   const auto of_user = of_user_.find(connection.uid);
   if (--of_user->second == 0) of_user_.erase(of_user);
   {
@@ -155,31 +186,54 @@ void WindowSocket::close(Connection& connection) {
 
 // ---- A connection ----
 
-// Null: nothing has come, or, with `closed`, nothing will.
-std::optional<WindowSocket::Message> WindowSocket::receive(const Connection& connection,
-                                                           bool* closed) {
+// Takes the message without what it carries, which must be in other hands too.
+void drop_message(const OwnedFd& connection) {
+  msghdr header{};
+  (void)recvmsg(connection.get(), &header, MSG_DONTWAIT);
+}
+
+// The next message, which stays where it is. Null: nothing has come, or, with `closed`, nothing that
+// we want.
+std::optional<WindowSocket::Message> WindowSocket::look(const Connection& connection,
+                                                        bool* closed) {
   Message message;
   iovec part{&message.hello, sizeof(message.hello)};
-  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
   msghdr header{};
   header.msg_iov = &part;
   header.msg_iovlen = 1;
-  header.msg_control = control.data();
-  header.msg_controllen = control.size();
-  const ssize_t len = recvmsg(connection.fd.get(), &header, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+  const ssize_t len = recvmsg(connection.fd.get(), &header, MSG_PEEK | MSG_DONTWAIT);
   if (len < 0 && (errno == EAGAIN || errno == EINTR)) return std::nullopt;
-  const cmsghdr* rights = len >= 0 ? CMSG_FIRSTHDR(&header) : nullptr;
-  if (rights != nullptr && rights->cmsg_level == SOL_SOCKET && rights->cmsg_type == SCM_RIGHTS &&
-      rights->cmsg_len == CMSG_LEN(sizeof(int))) {
-    int fd = -1;
-    std::memcpy(&fd, CMSG_DATA(rights), sizeof(fd));
-    message.descriptor = OwnedFd(fd);
-  }
   // Nothing else has ever been part of the conversation.
-  *closed = len != static_cast<ssize_t>(sizeof(message.hello)) ||
-            (header.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0;
-  if (*closed) return std::nullopt;
-  return message;
+  *closed =
+      len != static_cast<ssize_t>(sizeof(message.hello)) || (header.msg_flags & MSG_TRUNC) != 0;
+  message.carries = (header.msg_flags & MSG_CTRUNC) != 0;
+  if (!*closed) return message;
+  // Its sender would find the connection reset. At an end, or an error, what follows is unknown.
+  if (len > 0 && !message.carries) drop_message(connection.fd);
+  return std::nullopt;
+}
+
+// Takes the next message and the descriptor that it carries. Null: that is none for faults, or not
+// the only one, and the connection is at its end.
+OwnedFd WindowSocket::take_userfaultfd(const Connection& connection) {
+  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
+  msghdr header{};
+  header.msg_control = control.data();
+  header.msg_controllen = CMSG_LEN(sizeof(int));  // the space is enough for two
+  (void)recvmsg(connection.fd.get(), &header, MSG_PEEK | MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+  const cmsghdr* const rights = CMSG_FIRSTHDR(&header);
+  if (rights == nullptr || rights->cmsg_level != SOL_SOCKET || rights->cmsg_type != SCM_RIGHTS ||
+      rights->cmsg_len != CMSG_LEN(sizeof(int))) {
+    return {};
+  }
+  int fd = -1;
+  std::memcpy(&fd, CMSG_DATA(rights), sizeof(fd));
+  OwnedFd descriptor(fd);
+  const bool is_alone = (header.msg_flags & MSG_CTRUNC) == 0;
+  if (is_alone) drop_message(connection.fd);
+  if (is_alone && is_userfaultfd(fd)) return descriptor;
+  closer_.close(connection.uid, std::move(descriptor));
+  return {};
 }
 
 bool WindowSocket::answer(const Connection& connection, int errno_value, int memory_fd) {
@@ -206,29 +260,48 @@ bool WindowSocket::answer(const Connection& connection, int errno_value, int mem
 // One message. False: the connection is at its end.
 bool WindowSocket::serve(const std::shared_ptr<Connection>& connection) {
   bool closed = false;
-  std::optional<Message> message = receive(*connection, &closed);
+  const std::optional<Message> message = look(*connection, &closed);
   if (!message) return !closed;
+  const fusefs_window_hello& hello = message->hello;
+  OwnedFd descriptor;
+  if (message->carries) {
+    const bool wanted = connection->takes_faults && (hello.flags & FUSEFS_WINDOW_HELLO_FAULTS) != 0;
+    if (wanted) descriptor = take_userfaultfd(*connection);
+    if (!descriptor) {
+      (void)answer(*connection, EINVAL, -1);
+      return false;
+    }
+  } else {
+    drop_message(connection->fd);
+  }
   int memory_fd = -1;
   std::shared_ptr<void> keeps;
   std::shared_ptr<WindowFaults> faults;
-  int error = handle(connection, *message, &memory_fd, &keeps, &faults);
+  int error = handle(connection, hello, &memory_fd, &keeps, &faults);
   if (faults) {
-    OwnedFd refusals(fcntl(connection->fd.get(), F_DUPFD_CLOEXEC, 0));
-    const Result<void> attached =
-        !refusals ? Result<void>(Error::no_memory)
-                  : faults->attach(connection->holder, std::move(message->descriptor),
-                                   message->hello.address, std::move(refusals));
-    if (attached.ok()) {
-      connection->faults = faults;
-    } else {
-      error = error_errno(attached.error());
-    }
+    error = attach(*connection, hello, *faults, descriptor);
+    if (error == 0) connection->faults = faults;
   }
+  // The last of a userfaultfd waits for its program's address space.
+  closer_.close(connection->uid, std::move(descriptor));
   if (connection->busy.load()) {
     if (server_.engine().reactors != nullptr) server_.engine().reactors->kick();
     return true;
   }
   return answer(*connection, error, memory_fd);
+}
+
+// Returns an errno, or 0.
+int WindowSocket::attach(Connection& connection, const fusefs_window_hello& hello,
+                         WindowFaults& faults, const OwnedFd& descriptor) {
+  // If it is not taken it is closed there: not as the last of its kind, which could take time.
+  OwnedFd taken(descriptor ? fcntl(descriptor.get(), F_DUPFD_CLOEXEC, 0) : -1);
+  OwnedFd refusals(fcntl(connection.fd.get(), F_DUPFD_CLOEXEC, 0));
+  const Result<void> attached =
+      !refusals || (descriptor && !taken)
+          ? Result<void>(Error::no_memory)
+          : faults.attach(connection.holder, std::move(taken), hello.address, std::move(refusals));
+  return attached.ok() ? 0 : error_errno(attached.error());
 }
 
 // Answers that come when the kernel has dropped its pages.
@@ -258,12 +331,12 @@ class WindowSocket::FlushOperation final : public Operation {
 };
 
 // Returns an errno, or 0. `keeps` keeps the descriptor open until it has been sent.
-int WindowSocket::handle(const std::shared_ptr<Connection>& connection, const Message& message,
-                         int* memory_fd, std::shared_ptr<void>* keeps,
+int WindowSocket::handle(const std::shared_ptr<Connection>& connection,
+                         const fusefs_window_hello& hello, int* memory_fd,
+                         std::shared_ptr<void>* keeps,
                          std::shared_ptr<WindowFaults>* window_faults) {
   constexpr uint32_t kKnown =
       FUSEFS_WINDOW_HELLO_HAS_MEMORY | FUSEFS_WINDOW_HELLO_FAULTS | FUSEFS_WINDOW_HELLO_FLUSH;
-  const fusefs_window_hello& hello = message.hello;
   const bool faults = (hello.flags & FUSEFS_WINDOW_HELLO_FAULTS) != 0;
   const bool flush = (hello.flags & FUSEFS_WINDOW_HELLO_FLUSH) != 0;
   if (hello.version != 1 || (hello.flags & ~kKnown) != 0 || (faults && flush)) return EINVAL;
@@ -290,6 +363,10 @@ int WindowSocket::handle(const std::shared_ptr<Connection>& connection, const Me
     connection->holder = holder->number;
     windows.add_connection(*holder);
     windows.note_taken(holder);
+    if (holder->window->kind == WindowKind::mapped) {
+      connection->takes_faults = connection->may_carry = true;
+      if (forbids_descriptors_) (void)let_send_descriptors(connection->fd, true);
+    }
   }
   if ((hello.flags & FUSEFS_WINDOW_HELLO_HAS_MEMORY) == 0) {
     *keeps = holder->window->memory;

@@ -14,6 +14,12 @@
 //
 // A thread of its own waits for what comes. Nothing that it does blocks but the monitor: an answer
 // for which there is no room ends the connection.
+//
+// A descriptor is taken from who holds a mapped window, one, and only if it is a userfaultfd. What
+// else is sent stays unread, and the connection ends: even to drop an unread descriptor may take
+// for ever (foreign_closer.h). So messages are looked at first, which changes nothing, and a
+// connection that may have descriptors in it is closed elsewhere. Newer kernels let nobody send
+// them from whom we do not want any.
 #pragma once
 
 #include <atomic>
@@ -28,6 +34,7 @@
 #include "core/engine/attempt.h"
 #include "core/engine/waitable.h"
 #include "core/io/device_probe.h"
+#include "fusefs/foreign_closer.h"
 #include "fusefs/fusefs_ioctl.h"
 
 namespace fusefs {
@@ -37,6 +44,8 @@ class WindowFaults;
 
 inline constexpr size_t kWindowConnectionsMax = 4096;
 inline constexpr size_t kWindowConnectionsMaxPerUser = 1024;
+// Connections, and what came on them, that cannot be closed: from here on nobody is let in.
+inline constexpr size_t kWindowClosingMax = 4096;
 
 class WindowSocket {
  public:
@@ -60,23 +69,30 @@ class WindowSocket {
     uint32_t uid = 0;
     uint64_t holder = 0;                 // its number; 0: none yet. The thread's
     std::weak_ptr<WindowFaults> faults;  // that its holder's come by it. The thread's
+    bool takes_faults = false;           // its holder's window is a mapped one. The thread's
+    bool may_carry = true;               // descriptors may lie in it. The thread's
     std::atomic<bool> busy = false;      // an operation will answer
   };
   class FlushOperation;
   struct Message {
     fusefs_window_hello hello{};
-    OwnedFd descriptor;
+    bool carries = false;  // descriptors
   };
 
   Result<std::string> listen();
   void run();
   void accept_all();
   bool serve(const std::shared_ptr<Connection>& connection);
-  int handle(const std::shared_ptr<Connection>& connection, const Message& message, int* memory_fd,
-             std::shared_ptr<void>* keeps, std::shared_ptr<WindowFaults>* window_faults);
+  int handle(const std::shared_ptr<Connection>& connection, const fusefs_window_hello& hello,
+             int* memory_fd, std::shared_ptr<void>* keeps,
+             std::shared_ptr<WindowFaults>* window_faults);
+  int attach(Connection& connection, const fusefs_window_hello& hello, WindowFaults& faults,
+             const OwnedFd& descriptor);
   void close(Connection& connection);
+  void hang_up(uint32_t uid, OwnedFd fd, bool may_carry);
   void wake();
-  static std::optional<Message> receive(const Connection& connection, bool* closed);
+  static std::optional<Message> look(const Connection& connection, bool* closed);
+  OwnedFd take_userfaultfd(const Connection& connection);
   static bool answer(const Connection& connection, int errno_value, int memory_fd);
 
   Server& server_;
@@ -88,6 +104,8 @@ class WindowSocket {
 
   OwnedFd listener_;
   OwnedFd wake_;
+  bool forbids_descriptors_ = false;  // the kernel does, where we have not asked for them
+  ForeignCloser closer_;
   std::thread thread_;
   std::atomic<bool> stopping_{false};
   // The thread's.

@@ -1,5 +1,6 @@
 // The socket of windows, with programs that are this one: memory, faults, and ends.
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -9,8 +10,10 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstring>
+#include <filesystem>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "fusefs/fusefs_ioctl.h"
 #include "tests/support/window_rig.h"
@@ -157,6 +160,152 @@ TEST_CASE("the faults of a program end with its connection, whatever else keeps 
     rig.serve();
   }
   CHECK(rig.holder_count() == 1);
+}
+
+// Sends a hello with so many descriptors. False: that cannot be.
+bool send_descriptors(const OwnedFd& connection, const fusefs_window_ref& ref, uint32_t flags,
+                      const std::vector<int>& sent) {
+  fusefs_window_hello hello{};
+  hello.version = 1;
+  hello.flags = flags;
+  hello.ref = ref;
+  alignas(cmsghdr) char control[CMSG_SPACE(64 * sizeof(int))] = {};
+  const size_t bytes = sent.size() * sizeof(int);
+  REQUIRE(CMSG_SPACE(bytes) <= sizeof(control));
+  iovec part{&hello, sizeof(hello)};
+  msghdr header{};
+  header.msg_iov = &part;
+  header.msg_iovlen = 1;
+  header.msg_control = control;
+  header.msg_controllen = CMSG_SPACE(bytes);
+  cmsghdr* const rights = CMSG_FIRSTHDR(&header);
+  rights->cmsg_level = SOL_SOCKET;
+  rights->cmsg_type = SCM_RIGHTS;
+  rights->cmsg_len = CMSG_LEN(bytes);
+  std::memcpy(CMSG_DATA(rights), sent.data(), bytes);
+  return sendmsg(connection.get(), &header, MSG_NOSIGNAL) == sizeof(hello);
+}
+
+// Whether the other side hangs up, whatever it says before.
+bool hangs_up(const OwnedFd& connection) {
+  const timeval limit{20, 0};
+  setsockopt(connection.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+  fusefs_window_answer answer{};
+  ssize_t len = 0;
+  while ((len = recv(connection.get(), &answer, sizeof(answer), 0)) > 0) {
+  }
+  return len == 0 || errno == ECONNRESET;
+}
+
+size_t open_descriptors() {
+  const std::filesystem::directory_iterator all("/proc/self/fd");
+  return static_cast<size_t>(std::distance(begin(all), end(all)));
+}
+
+// What has been sent is closed some time.
+bool comes_back_to(size_t count) {
+  for (int i = 0; i < 10'000 && open_descriptors() != count; ++i) usleep(1000);
+  return open_descriptors() == count;
+}
+
+constexpr uint32_t kMappedBySocket = FUSEFS_WINDOW_MAPPED | kWrite | FUSEFS_WINDOW_SOCKET;
+
+TEST_CASE("no descriptor that a program sends stays, but the one of its faults") {
+  WindowRig rig(TestSeed{1}, false);
+  if (geteuid() != 0) return;
+  rig.open_window(rig.handle, kMappedBySocket, 8 * kPage);  // so that it listens
+  const OwnedFd null(open("/dev/null", O_RDWR | O_CLOEXEC));
+  const OwnedFd faults = empty_userfaultfd();
+  const size_t before = open_descriptors();
+  for (const size_t count : {size_t{1}, size_t{2}, size_t{3}, size_t{64}}) {
+    for (const uint32_t flags : {0u, FUSEFS_WINDOW_HELLO_FAULTS}) {
+      for (const bool known : {false, true}) {
+        for (const int fd : {null.get(), faults.get()}) {
+          CAPTURE(count);
+          CAPTURE(flags);
+          CAPTURE(known);
+          const uint64_t handle = rig.open(rig.node, O_RDWR);
+          const auto window = rig.open_window(handle, kMappedBySocket, 0, 4 * kPage);
+          OwnedFd connection = connect_to(window);
+          OwnedFd memory;
+          if (known) REQUIRE(ask(connection, ref_of(window), 0, &memory) == 0);
+          const bool may = known && flags != 0 && count == 1 && fd == faults.get();
+          const std::vector<int> sent(count, fd);
+          const bool could = send_descriptors(connection, ref_of(window), flags, sent);
+          if (may) {
+            REQUIRE(fd >= 0);
+            CHECK(could);
+          } else if (could) {
+            CHECK(hangs_up(connection));
+          }
+          connection = OwnedFd();
+          memory = OwnedFd();
+          rig.release(rig.node, handle);
+          for (int i = 0; i < 10'000 && rig.holder_count() != 1; ++i) {
+            usleep(1000);
+            rig.serve();
+          }
+          REQUIRE(comes_back_to(before));
+        }
+      }
+    }
+  }
+}
+
+// A descriptor whose last close(2) waits until `peer` has been closed.
+OwnedFd make_lingering(OwnedFd* peer) {
+  OwnedFd listener(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t len = sizeof(address);
+  auto* const any = reinterpret_cast<sockaddr*>(&address);
+  OwnedFd fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (bind(listener.get(), any, len) != 0 || listen(listener.get(), 1) != 0 ||
+      getsockname(listener.get(), any, &len) != 0) {
+    return {};
+  }
+  (void)connect(fd.get(), any, len);
+  *peer = OwnedFd(accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
+  const std::vector<char> bytes(1 << 20);
+  while (*peer && write(fd.get(), bytes.data(), bytes.size()) > 0) {
+  }
+  const linger wait{1, 600};
+  if (setsockopt(fd.get(), SOL_SOCKET, SO_LINGER, &wait, sizeof(wait)) != 0) return {};
+  return fcntl(fd.get(), F_SETFL, 0) == 0 ? std::move(fd) : OwnedFd();
+}
+
+TEST_CASE("a descriptor that cannot be closed keeps nobody waiting but who has sent it") {
+  WindowRig rig(TestSeed{1}, false);
+  OwnedFd lingering;
+  OwnedFd peer;  // closed first
+  lingering = make_lingering(&peer);
+  if (geteuid() != 0 || !peer || !lingering) return;
+  const auto window = rig.open_window(rig.handle, kMappedBySocket, 0, kPage);
+  const auto other = rig.open_window(rig.handle, kMappedBySocket, kPage, kPage);
+  OwnedFd memory;
+  const OwnedFd program = connect_to(window);
+  REQUIRE(ask(program, ref_of(window), 0, &memory) == 0);
+  // Behind something that is answered when we say so: the last to close it is not us.
+  const fusefs_window_hello flush{1, FUSEFS_WINDOW_HELLO_FLUSH, ref_of(window), 0};
+  REQUIRE(send(program.get(), &flush, sizeof(flush), 0) == sizeof(flush));
+  REQUIRE(send_descriptors(program, ref_of(window), FUSEFS_WINDOW_HELLO_FAULTS, {lingering.get()}));
+  lingering = OwnedFd();
+  fusefs_window_answer answer{-1, 0};
+  for (int i = 0; i < 10'000; ++i) {
+    rig.serve();
+    if (recv(program.get(), &answer, sizeof(answer), MSG_DONTWAIT) > 0) break;
+    usleep(1000);
+  }
+  CHECK(answer.error == 0);
+  CHECK(hangs_up(program));
+  // Another one is answered, and so is the end of the mount.
+  const OwnedFd next = connect_to(other);
+  const timeval limit{20, 0};
+  setsockopt(next.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+  CHECK(ask(next, ref_of(other), 0, &memory) == 0);
+  rig.server().window_socket().stop();
+  peer = OwnedFd();
 }
 
 }  // namespace
