@@ -143,7 +143,7 @@ static ssize_t receive_packet(int socket, struct fusefs_window_answer* answer, i
   struct msghdr message = {.msg_iov = &part,
                            .msg_iovlen = 1,
                            .msg_control = control.bytes,
-                           .msg_controllen = sizeof control.bytes};
+                           .msg_controllen = CMSG_LEN(sizeof *got)}; /* space enough for two */
   ssize_t count;
   do {
     count = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
