@@ -11,6 +11,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "fusefs/client/fusefs.h"
@@ -172,6 +173,21 @@ void* fusefs_map(int fd, off_t offset, size_t length, unsigned flags) {
 
 /* ---- using ---- */
 
+/* The mount that a descriptor is of. The times and the size, which a write makes stale, are not
+ * wanted: nobody asks the daemon for them.
+ */
+static int find_mount(int fd, dev_t* mount) {
+  struct statx stx;
+  if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, 0, &stx) == 0) {
+    *mount = makedev(stx.stx_dev_major, stx.stx_dev_minor);
+    return 0;
+  }
+  struct stat st; /* where statx(2) is forbidden */
+  if (fstat(fd, &st) != 0) return -1;
+  *mount = st.st_dev;
+  return 0;
+}
+
 /* Copies of what is needed without the mutex. */
 struct found {
   bool found;
@@ -217,9 +233,9 @@ ssize_t fusefs_io(void* in_window, size_t length, int fd, off_t offset, unsigned
   if (length > found.bytes - found.pos) {
     return fail(EINVAL, "%zu bytes from %p on are more than the window", length, in_window);
   }
-  struct stat st;
-  if (fstat(fd, &st) != 0) return fail(errno, "descriptor %d", fd);
-  if (st.st_dev != found.mount) return fail(EXDEV, "descriptor %d is of another mount", fd);
+  dev_t mount;
+  if (find_mount(fd, &mount) != 0) return fail(errno, "descriptor %d", fd);
+  if (mount != found.mount) return fail(EXDEV, "descriptor %d is of another mount", fd);
   size_t done = 0;
   while (done < length) {
     const size_t rest = length - done;
