@@ -31,6 +31,7 @@ Attempt<void> Notifier::invalidate(InodeNo ino, uint64_t pos, uint64_t len, Stas
     stash->ino = ino;
     stash->pos = static_cast<int64_t>(pos);
     stash->len = static_cast<int64_t>(len);
+    pages_.begin(stash->drop, ino, pos, len);
     queue_.push_back(stash);
     changed_.notify_one();
   }
@@ -75,9 +76,10 @@ void Notifier::run() {
     Stash job = std::move(queue_.front());
     queue_.pop_front();
     lock.unlock();
-    send(*job);
+    const bool sent = send(*job);
     {
       MonitorHold hold(monitor_);
+      job->drop.end(sent);
       job->done = true;
       job->finished.wake_all();
       job.reset();  // a waitable goes away with the monitor held
@@ -88,7 +90,7 @@ void Notifier::run() {
   }
 }
 
-void Notifier::send_name(const Job& job) {
+bool Notifier::send_name(const Job& job) {
   fuse_notify_inval_entry_out body{};
   body.parent = job.ino.value();
   body.namelen = static_cast<uint32_t>(job.name.size());
@@ -98,11 +100,12 @@ void Notifier::send_name(const Job& job) {
   header.error = FUSE_NOTIFY_INVAL_ENTRY;
   const std::array<iovec, 3> message = {iovec{&header, sizeof(header)}, iovec{&body, sizeof(body)},
                                         iovec{const_cast<char*>(job.name.c_str()), name_bytes}};
-  (void)channel_.write(message);
+  const Result<void> sent = channel_.write(message);
   counters_.note_notify();
+  return sent.ok() || sent.error() == Error::not_found;
 }
 
-void Notifier::send(const Job& job) {
+bool Notifier::send(const Job& job) {
   if (!job.name.empty()) return send_name(job);
   fuse_notify_inval_inode_out body{};
   body.ino = job.ino.value();
@@ -112,9 +115,10 @@ void Notifier::send(const Job& job) {
   header.len = sizeof(header) + sizeof(body);
   header.error = FUSE_NOTIFY_INVAL_INODE;
   const std::array<iovec, 2> message = {iovec{&header, sizeof(header)}, iovec{&body, sizeof(body)}};
-  // not_found: the kernel has no such inode, so it has nothing cached.
-  (void)channel_.write(message);
+  const Result<void> sent = channel_.write(message);
   counters_.note_notify();
+  // not_found: the kernel has no such inode, so it has nothing cached.
+  return sent.ok() || sent.error() == Error::not_found;
 }
 
 }  // namespace fusefs

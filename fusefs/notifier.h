@@ -27,6 +27,7 @@
 #include "core/engine/waitable.h"
 #include "fusefs/channel.h"
 #include "fusefs/fuse_counters.h"
+#include "fusefs/kernel_pages.h"
 
 namespace fusefs {
 
@@ -39,14 +40,15 @@ class Notifier {
     int64_t pos = 0;        // negative: attributes only
     int64_t len = 0;        // 0: to the end
     std::string name = {};  // not empty: this name in the directory `ino`, and nothing else
+    KernelPages::Drop drop{};
     bool done = false;
     Waitable finished;
   };
   // The asking operation's; dropped with the monitor held, as every stash.
   using Stash = std::shared_ptr<Job>;
 
-  Notifier(Channel& channel, Monitor& monitor, FuseCounters& counters)
-      : channel_(channel), monitor_(monitor), counters_(counters) {}
+  Notifier(Channel& channel, Monitor& monitor, FuseCounters& counters, KernelPages& pages)
+      : channel_(channel), monitor_(monitor), counters_(counters), pages_(pages) {}
   ~Notifier() { stop(); }
 
   // `woken` makes somebody look at the ready queue. Without it nothing is ever sent and
@@ -70,12 +72,14 @@ class Notifier {
 
  private:
   void run();
-  void send(const Job& job);
-  void send_name(const Job& job);
+  // False unless the kernel has done it, or has nothing to do it to.
+  bool send(const Job& job);
+  bool send_name(const Job& job);
 
   Channel& channel_;
   Monitor& monitor_;
   FuseCounters& counters_;
+  KernelPages& pages_;
   std::function<void()> woken_;
   std::thread thread_;
   std::mutex mutex_;  // below the monitor

@@ -83,7 +83,7 @@ Attempt<void> copy(FuseOperation& op, const CloneRange& range, CloneStash& stash
   op.set_bytes(copied);
   // There is no place in the answer for less: the source became shorter, or an error came.
   if (copied < stash.len) stash.error = stash.copy.error.value_or(Error::invalid_argument);
-  stash.drops_pages = op.server().kernel().writeback_cache || op.server().has_kernel_pages(to.ino);
+  stash.drops_pages = op.server().has_kernel_pages(to.ino, range.target_pos, range.len);
   return {};
 }
 

@@ -42,7 +42,7 @@ Attempt<void> read_data(FuseOperation& op, ReadOpStash& stash) {
   if (!stash.buffer) stash.buffer = op.server().buffers().take(in.offset % kBlockBytes + in.size);
   const bool is_kept = !bypasses_kernel_cache(in);
   stash.read.direct = !is_kept;
-  if (is_kept) op.server().note_kernel_reads(file->inode->ino);
+  if (is_kept) op.server().note_kernel_read(file->inode->ino, in.offset, in.size);
   if (!std::exchange(stash.begun, true) && is_kept) {
     read_ahead(volume.files(), *file, in.offset, in.size);
   }
@@ -192,7 +192,7 @@ Attempt<void> write_once(FuseOperation& op, const fuse_write_in& in, const OpenF
   request.appends_only =
       kind.from_kernel_cache && server.kernel().writeback_cache && (file.flags & O_APPEND) != 0;
   if (!kind.by_fsync) request.sync = kind.sync;
-  if (kind.leaves_pages) server.note_kernel_writes(inode.ino);
+  if (kind.leaves_pages) server.note_kernel_write(inode.ino, in.offset, in.size);
   if (kind.from_kernel_cache) {
     COMMIT_OK(write_from_cache(op, inode, kind, request, stash));
   } else {
@@ -381,8 +381,8 @@ Attempt<void> copy_and_note(FuseOperation& op, Inode& from, Inode& to, CopyOpSta
   replaced.set_replaced(stash.replaced, copied_bytes(stash.copy, in.off_in));
   COMMIT(stash.copied, std::move(attempt));
   op.set_bytes(stash.copied);
-  stash.drops_pages = server.open_files().may_be_mapped_writable(to.ino) &&
-                      (server.kernel().writeback_cache || server.has_kernel_pages(to.ino));
+  stash.drops_pages = stash.copied != 0 && server.open_files().may_be_mapped_writable(to.ino) &&
+                      server.has_kernel_pages(to.ino, in.off_out, stash.copied);
   stash.done = true;
   return {};
 }
@@ -397,7 +397,7 @@ Attempt<void> copy_data(FuseOperation& op, CopyOpStash& stash) {
   }
   ATTEMPT_OK(drop_privileges(op, to->inode->ino, stash.privileges));
   if (!stash.done) COMMIT_OK(copy_and_note(op, *from->inode, *to->inode, stash));
-  if (stash.drops_pages && stash.copied != 0) {
+  if (stash.drops_pages) {
     ATTEMPT_OK(
         op.server().notifier().invalidate(to->inode->ino, in.off_out, stash.copied, stash.notify));
   }

@@ -184,8 +184,7 @@ Attempt<void> try_open_window(FuseOperation& op, IoctlStash& answer, WindowOpenS
   Inode& inode = *stash.inode;
   if (stash.phase == Phase::fetch) {
     // What the kernel keeps of stores comes to us, and what it has of the range goes.
-    const bool may_have = server.kernel().writeback_cache || server.has_kernel_pages(inode.ino);
-    if (may_have || stash.notify) {
+    if (stash.notify || server.has_kernel_pages(inode.ino, in.pos, in.len)) {
       ATTEMPT_OK(server.notifier().invalidate(inode.ino, in.pos, in.len, stash.notify));
     }
     stash.phase = Phase::add;
@@ -350,7 +349,8 @@ Attempt<void> write_from_window(FuseOperation& op, const fusefs_window_io& in,
   if (written.must_restart()) return written.restart();
   stash.done = written.ok() ? written.value() : stash.io.done;
   if (written.failed()) stash.error = written.error();
-  stash.drops_pages = server.kernel().writeback_cache || server.has_kernel_pages(stash.file->ino);
+  stash.drops_pages =
+      stash.done != 0 && server.has_kernel_pages(stash.file->ino, in.file_pos, stash.done);
   server.windows().counters().io_write_bytes += stash.done;
   return {};
 }
@@ -407,7 +407,7 @@ Attempt<void> window_io(FuseOperation& op, IoctlStash& answer, WindowIoStash& st
     }
     stash.phase = Phase::refresh;
   }
-  if (writes && stash.drops_pages && stash.done != 0) {
+  if (stash.drops_pages) {
     ATTEMPT_OK(server.notifier().invalidate(stash.file->ino, in.file_pos, stash.done,
                                             stash.notify_target));
   } else if (writes) {

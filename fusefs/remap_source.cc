@@ -31,8 +31,8 @@ Attempt<void> fetch_mapped(FuseOperation& op, const Inode& inode, uint64_t pos, 
                            Notifier::Stash& stash) {
   Server& server = op.server();
   const bool may_have =
-      server.kernel().writeback_cache ||
-      (server.open_files().may_be_mapped_writable(inode.ino) && server.has_kernel_pages(inode.ino));
+      server.kernel().writeback_cache || (server.open_files().may_be_mapped_writable(inode.ino) &&
+                                          server.has_kernel_pages(inode.ino, pos, len));
   if (!stash && !may_have) return {};
   return server.notifier().invalidate(inode.ino, pos, len, stash);
 }

@@ -16,7 +16,7 @@ Server::Server(Volume& volume, Monitor& monitor, Scheduler& scheduler, Channel& 
       options_(options),
       facts_(std::move(facts)),
       buffers_(kMaxWriteBytes),
-      notifier_(channel, monitor, counters_),
+      notifier_(channel, monitor, counters_, kernel_pages_),
       fault_gate_(std::make_shared<FaultGate>(monitor,
                                               [this] {
                                                 if (engine_.reactors != nullptr)
@@ -37,7 +37,7 @@ void Server::forget(InodeNo ino, uint64_t count) {
   if (is_window_node(ino.value())) return windows_.forget(ino.value(), count);
   if (volume_.inodes().lookups().forget(ino, count) != 0) return;
   kernel_reads_.erase(ino);
-  kernel_writes_.erase(ino);
+  kernel_pages_.forget(ino);
   if (unlinked_.erase(ino) != 0) volume_.release_inode(ino);
 }
 

@@ -21,6 +21,7 @@
 #include "core/volume/volume.h"
 #include "fusefs/caller_files.h"
 #include "fusefs/fuse_counters.h"
+#include "fusefs/kernel_pages.h"
 #include "fusefs/mount_options.h"
 #include "fusefs/notifier.h"
 #include "fusefs/open_files.h"
@@ -95,11 +96,17 @@ class Server {
 
   // The kernel's page cache may hold pages of the inode, by reads that went into it, or by writes
   // that left theirs there.
-  void note_kernel_reads(InodeNo ino) { kernel_reads_.insert(ino); }
-  void note_kernel_writes(InodeNo ino) { kernel_writes_.insert(ino); }
+  void note_kernel_read(InodeNo ino, uint64_t pos, uint64_t len) {
+    kernel_reads_.insert(ino);
+    kernel_pages_.note(ino, pos, len);
+  }
+  void note_kernel_write(InodeNo ino, uint64_t pos, uint64_t len) {
+    kernel_pages_.note(ino, pos, len);
+  }
   bool has_kernel_reads(InodeNo ino) const { return kernel_reads_.contains(ino); }
-  bool has_kernel_pages(InodeNo ino) const {
-    return kernel_reads_.contains(ino) || kernel_writes_.contains(ino);
+  // `len` 0: to the end.
+  bool has_kernel_pages(InodeNo ino, uint64_t pos, uint64_t len) const {
+    return kernel_.writeback_cache || kernel_pages_.any(ino, pos, len);
   }
 
   // For -o sync and dirsync, and the inode flags of that name: after a change of `inode`, or of
@@ -126,6 +133,7 @@ class Server {
   Engine engine_;
   FuseCounters counters_;
   BufferPool buffers_;
+  KernelPages kernel_pages_;
   Notifier notifier_;
   OpenFiles open_files_;
   Snapshots snapshots_;
@@ -134,9 +142,8 @@ class Server {
   Windows windows_;
   WindowSocket window_socket_;
   std::unique_ptr<CallerFiles> caller_files_;
-  std::unordered_set<InodeNo> unlinked_;       // no link left, known to the kernel
-  std::unordered_set<InodeNo> kernel_reads_;   // until forgotten
-  std::unordered_set<InodeNo> kernel_writes_;  // until forgotten
+  std::unordered_set<InodeNo> unlinked_;      // no link left, known to the kernel
+  std::unordered_set<InodeNo> kernel_reads_;  // until forgotten
 };
 
 // Bytes of one write or read: 256 pages, what the kernel allows without a changed sysctl.

@@ -53,12 +53,14 @@ void EndWindowOperation::leave_mapped() {
 namespace {
 
 // Without pages in the kernel there are still times, which have changed if anything has.
-void begin(Server& server, InodeNo ino, std::vector<Windows::ByteRange> ranges,
+void begin(Server& server, InodeNo ino, const std::vector<Windows::ByteRange>& ranges,
            RefreshStash& stash) {
   if (std::exchange(stash.begun, true)) return;
-  stash.attr_only = !server.kernel().writeback_cache && !server.has_kernel_pages(ino);
-  stash.ranges = std::move(ranges);
-  if (stash.attr_only && !stash.ranges.empty()) stash.ranges.resize(1);
+  for (const Windows::ByteRange& range : ranges) {
+    if (server.has_kernel_pages(ino, range.pos, range.len)) stash.ranges.push_back(range);
+  }
+  stash.attr_only = stash.ranges.empty();
+  if (stash.attr_only && !ranges.empty()) stash.ranges.push_back(ranges.front());
 }
 
 Attempt<void> refresh(Server& server, InodeNo ino, RefreshStash& stash) {

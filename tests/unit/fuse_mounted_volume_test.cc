@@ -9,8 +9,10 @@
 #include <map>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "core/volume/format_volume.h"
+#include "fusefs/fusefs_ioctl.h"
 #include "fusefs/mounted_volume.h"
 #include "tests/support/fake_kernel.h"
 #include "tests/support/temp_image.h"
@@ -224,6 +226,101 @@ TEST_CASE("a direct write drops the kernel's pages before it is answered, if it 
   uint64_t second = 0;
   CHECK(kernel.take(&second).error == 0);
   CHECK(second == unique);
+}
+
+// A file, open for reading and writing.
+struct MadeFile {
+  uint64_t node = 0;
+  uint64_t handle = 0;
+};
+MadeFile make_file(SocketKernel& kernel, std::string_view name) {
+  fuse_create_in in{};
+  in.flags = O_RDWR;
+  in.mode = 0100644;
+  const FakeReply created = kernel.call(FUSE_CREATE, kRoot, Body(in).name(name));
+  REQUIRE(created.error == 0);
+  return {created.as<fuse_entry_out>().nodeid,
+          created.as<fuse_open_out>(sizeof(fuse_entry_out)).fh};
+}
+void write_file(SocketKernel& kernel, const MadeFile& file, uint32_t pages, uint32_t write_flags) {
+  fuse_write_in in{};
+  in.fh = file.handle;
+  in.size = pages * static_cast<uint32_t>(kBlockBytes);
+  in.write_flags = write_flags;
+  REQUIRE(
+      kernel.call(FUSE_WRITE, file.node, Body(in).data(Message(in.size, std::byte{'a'}))).error ==
+      0);
+}
+template <class T>
+Body ioctl_body(const MadeFile& file, unsigned command, const T& in) {
+  fuse_ioctl_in head{};
+  head.fh = file.handle;
+  head.cmd = command;
+  head.in_size = head.out_size = sizeof(in);
+  return Body(head).data(bytes_of(in));
+}
+
+TEST_CASE(
+    "direct I/O of a window has the kernel drop only pages that it may have, and those once") {
+  const TempImage image(128 << 20);
+  format(image);
+  SocketKernel kernel(image);
+  const MadeFile source = make_file(kernel, "source");
+  const MadeFile target = make_file(kernel, "target");
+  write_file(kernel, source, 4, FUSE_WRITE_LOCKOWNER);  // past the kernel's cache
+  write_file(kernel, target, 6, 0);                     // the kernel keeps these pages
+  fusefs_window_open open{};
+  open.version = 1;
+  open.flags = FUSEFS_WINDOW_PINNED | FUSEFS_WINDOW_WRITE;
+  const FakeReply opened =
+      kernel.call(FUSE_IOCTL, source.node, ioctl_body(source, FUSEFS_IOC_WINDOW_OPEN, open));
+  REQUIRE(opened.error == 0);
+  open = opened.as<fusefs_window_open>(sizeof(fuse_ioctl_out));
+
+  fusefs_window_io io{};
+  io.version = 1;
+  io.ref = {open.window, {open.secret[0], open.secret[1]}};
+  io.len = 4 * kBlockBytes;
+  // Returns the ranges that are to be dropped before the answer; -1: attributes only.
+  const auto drops_of = [&](uint64_t pos, uint32_t flags) {
+    io.file_pos = pos;
+    io.flags = flags;
+    const uint64_t unique =
+        kernel.post(FUSE_IOCTL, target.node, ioctl_body(target, FUSEFS_IOC_WINDOW_IO, io));
+    std::vector<int64_t> drops;
+    for (uint64_t answered = 0;;) {
+      const FakeReply reply = kernel.take(&answered);
+      if (answered == unique) {
+        CHECK(reply.error == 0);
+        CHECK(reply.as<fusefs_window_io>(sizeof(fuse_ioctl_out)).done == io.len);
+        return drops;
+      }
+      REQUIRE(answered == 0);
+      CHECK(-reply.error == FUSE_NOTIFY_INVAL_INODE);
+      const auto dropped = reply.as<fuse_notify_inval_inode_out>();
+      CHECK(dropped.ino == target.node);
+      if (dropped.off >= 0) CHECK(dropped.len == static_cast<int64_t>(io.len));
+      drops.push_back(dropped.off);
+    }
+  };
+  using Drops = std::vector<int64_t>;
+  constexpr uint32_t kWrites = FUSEFS_WINDOW_IO_WRITE;
+  // To read it, what may have been stored into the kernel's pages must come.
+  CHECK(drops_of(0, 0) == Drops{0});
+  CHECK(drops_of(0, 0).empty());
+  // The size and the times are told each time.
+  CHECK(drops_of(0, kWrites) == Drops{-1});
+  CHECK(drops_of(4 * kBlockBytes, kWrites) == Drops{4 * kBlockBytes});
+  CHECK(drops_of(4 * kBlockBytes, kWrites) == Drops{-1});
+
+  fuse_read_in read{};
+  read.fh = target.handle;
+  read.offset = 3 * kBlockBytes;
+  read.size = kBlockBytes;
+  REQUIRE(kernel.call(FUSE_READ, target.node, Body(read)).error == 0);
+  CHECK(drops_of(4 * kBlockBytes, kWrites) == Drops{-1});
+  CHECK(drops_of(0, kWrites) == Drops{0});
+  CHECK(drops_of(0, kWrites) == Drops{-1});
 }
 
 TEST_CASE(
