@@ -1,6 +1,6 @@
 """The device and the filesystems on it: each made, mounted, unmounted in the same way.
 
-A Device is a zram device, or a loop device over a file on disk. A Filesystem formats and mounts
+A Device is a zram device, a loop device over a file on disk, or such a file. A Filesystem formats and mounts
 it. cleanup() of each is safe to call at any time, any number of times.
 """
 
@@ -79,6 +79,24 @@ class LoopDevice:
             self.path = None
         if self.made and os.path.exists(self.backing):
             os.unlink(self.backing)
+
+
+class ImageFile:
+    """A volume in a file, without a device in between: only for fusefs."""
+    name = "file"
+
+    def __init__(self, path, size_bytes):
+        self.path, self.made = path, not os.path.exists(path)
+        if not self.made:
+            raise BenchError(f"{path}: exists; name a file that may be made and removed")
+        run("fallocate", "-l", size_bytes, path)
+
+    def blank(self):
+        """Its blocks stay: writing to new ones costs the filesystem below more."""
+
+    def cleanup(self):
+        if self.made and os.path.exists(self.path):
+            os.unlink(self.path)
 
 
 class Filesystem:

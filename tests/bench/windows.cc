@@ -9,12 +9,8 @@
 //       touches every eighth page of the file for the first time, in random order
 //       HOW    map, mmap, pin (faults of the CPU only)
 //       KIND   load, store
-//   bench_windows copy HOW SOURCE TARGET PIECE-KIB SECONDS
-//       SOURCE to TARGET and again, a piece at a time
-//       HOW    window (fusefs_io, by a pinned window), readwrite, direct (O_DIRECT, also of
-//       devices)
 //
-// Prints `median-us p99-us count`; of copy, MiB/s.
+// Prints `median-us p99-us count`.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -157,56 +153,6 @@ void time_faults(const std::string& how, const std::string& path, bool store) {
   print_times(std::move(times));
 }
 
-struct Copier {
-  std::string how;
-  const File& source;
-  const File& target;
-  char* memory;
-  size_t piece;
-
-  void copy(size_t pos) const {
-    const auto at = static_cast<off_t>(pos);
-    const bool window = how == "window";
-    const ssize_t got =
-        window ? fusefs_io(memory, piece, source.fd, at, 0) : pread(source.fd, memory, piece, at);
-    if (got != static_cast<ssize_t>(piece)) die("reading");
-    const ssize_t put = window ? fusefs_io(memory, piece, target.fd, at, FUSEFS_WRITE)
-                               : pwrite(target.fd, memory, piece, at);
-    if (put != got) die("writing");
-  }
-};
-
-void time_copies(const std::string& how, const std::string& from, const std::string& to,
-                 size_t piece, double seconds) {
-  const int direct = how == "direct" ? O_DIRECT : 0;
-  const File source(from, O_RDWR | direct);
-  const File target(to, O_RDWR | direct);
-  const std::string window_path = from + ".window";
-  char* memory = nullptr;
-  if (how == "window") {
-    const File window(window_path, O_RDWR | O_CREAT);
-    if (ftruncate(window.fd, static_cast<off_t>(piece)) != 0) die(window_path);
-    memory = static_cast<char*>(fusefs_pin(window.fd, 0, piece, FUSEFS_WRITE));
-    if (memory == nullptr) die(fusefs_error());
-  } else if (posix_memalign(reinterpret_cast<void**>(&memory), kPageBytes, piece) != 0) {
-    die("memory");
-  }
-  const Copier copier{how, source, target, memory, piece};
-  const size_t end = std::min(source.bytes, target.bytes) / piece * piece;
-  size_t done = 0;
-  const auto begun = Clock::now();
-  while (us_since(begun) < seconds * 1e6) {
-    for (size_t pos = 0; pos < end && us_since(begun) < seconds * 1e6; pos += piece) {
-      copier.copy(pos);
-      done += piece;
-    }
-    // Pages that are dirty count when they are written.
-    if (how == "readwrite" && fdatasync(target.fd) != 0) die("fdatasync");
-  }
-  std::printf("%.1f\n", static_cast<double>(done) / kMib / (us_since(begun) / 1e6));
-  if (how == "window") unlink(window_path.c_str());
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -218,8 +164,6 @@ int main(int argc, char** argv) {
     time_syncs(words[1], words[2], std::stoul(words[3]), std::stod(words[4]));
   } else if (what == "fault" && words.size() == 4) {
     time_faults(words[1], words[2], words[3] == "store");
-  } else if (what == "copy" && words.size() == 6) {
-    time_copies(words[1], words[2], words[3], std::stoul(words[4]) << 10, std::stod(words[5]));
   } else {
     std::fprintf(stderr, "bench_windows: see the head of tests/bench/windows.cc\n");
     return 2;
