@@ -123,6 +123,7 @@ void SimDevice::apply_faults(InFlight& io, uint64_t& latency_ns) {
   for (auto& [id, active] : faults_) {
     const SimFault& fault = active.fault;
     if (fault.kind && *fault.kind != request.kind) continue;
+    if (fault.behind_data && (!request.fua || options_.has_fua)) continue;
     if (has_range &&
         (request.addr >= fault.addr_end || request.addr + request.len <= fault.addr_first)) {
       continue;
@@ -131,7 +132,9 @@ void SimDevice::apply_faults(InFlight& io, uint64_t& latency_ns) {
     if (seen < fault.skip || seen - fault.skip >= fault.count) continue;
     if (!random_.chance(fault.probability)) continue;
     latency_ns += fault.delay_ns;
-    if (fault.error && !io.error) io.error = fault.error;
+    if (!fault.error || io.error) continue;
+    io.error = fault.error;
+    io.behind_data = fault.behind_data;
   }
 }
 
@@ -207,7 +210,12 @@ void SimDevice::fail(InFlight& io) {
       std::fill(buffer.begin(), buffer.end(), kScrambled);
     });
   }
+  if (io.behind_data) {
+    for (Piece& piece : io.pieces) store(std::move(piece), !options_.has_volatile_cache);
+    return drop_some(completed_order_);
+  }
   if (leaves_content_alone(*io.error)) return;
+  if (io.request.kind == IoKind::flush) return drop_some(io.completed_before);
   for (const Piece& piece : io.pieces) {
     for (size_t at = 0; at < piece.data.size(); at += block_bytes()) {
       if (random_.chance(0.5)) continue;
@@ -270,10 +278,21 @@ void SimDevice::overtake(const Piece& piece) {
 void SimDevice::complete_flush(const InFlight& io) {
   while (!cached_.empty() && cached_.front().order <= io.completed_before) {
     const CachedWrite& write = cached_.front();
-    write_blocks(durable_, write.piece, [&](size_t block) { return !write.overtaken[block]; });
+    if (!write.dropped) {
+      write_blocks(durable_, write.piece, [&](size_t block) { return !write.overtaken[block]; });
+    }
     cached_.pop_front();
   }
-  if (cached_.empty()) durable_ = current_;  // the same content, with all pages shared again
+  if (cached_.empty() && !has_dropped_)
+    durable_ = current_;  // the same content, with all pages shared again
+}
+
+// As a kernel or a device does that counts as written what it could not write.
+void SimDevice::drop_some(uint64_t order_max) {
+  for (CachedWrite& write : cached_) {
+    if (write.order > order_max || !random_.chance(0.5)) continue;
+    write.dropped = has_dropped_ = true;
+  }
 }
 
 template <class Survives>

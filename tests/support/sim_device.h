@@ -8,6 +8,10 @@
 //                     |                   |
 //                     +---- power cut ----+--> each logical block survives or not, by chance
 //
+// A flush that fails may take what it covered with it: that stays visible, and no later flush
+// brings it to the platters. So may the flush that a write with `fua` costs without has_fua, if
+// a fault strikes there (SimFault::behind_data).
+//
 // After a power cut the device is dead: no completion is ever delivered again. What the platters
 // hold then is one of many images; surviving_image() draws one, as often as it is asked.
 //
@@ -73,6 +77,9 @@ struct SimFault {
   // device_gone stays: everything fails with it from then on.
   std::optional<Error> error = {};
   uint64_t delay_ns = 0;  // added to the latency
+  // Strikes writes with `fua` where the device has none, and only what follows their data: that is
+  // in the cache.
+  bool behind_data = false;
 };
 
 struct SimIoRecord {
@@ -160,12 +167,14 @@ class SimDevice final : public BlockDevice {
     uint64_t submit_order = 0;
     uint64_t completed_before = 0;  // of a flush: the cached writes it covers
     std::optional<Error> error = {};
+    bool behind_data = false;  // the error
   };
   // A completed write that no flush has covered.
   struct CachedWrite {
     uint64_t order;  // of completion
     Piece piece;
     std::vector<bool> overtaken;  // per logical block: a newer version is durable
+    bool dropped = false;         // by a flush that failed: no later one writes it
   };
   struct ActiveFault {
     SimFault fault;
@@ -185,6 +194,7 @@ class SimDevice final : public BlockDevice {
   void complete_read(const InFlight& io);
   void complete_change(InFlight& io);
   void complete_flush(const InFlight& io);
+  void drop_some(uint64_t order_max);
   void store(Piece piece, bool durable);
   void overtake(const Piece& piece);
   // Writes those blocks of `piece` to `image` that `survives(index)` names.
@@ -204,6 +214,7 @@ class SimDevice final : public BlockDevice {
   SimImage durable_;
   std::deque<CachedWrite> cached_;  // by order
   uint64_t completed_order_ = 0;
+  bool has_dropped_ = false;  // current_ shows what may never be durable
 
   std::multimap<uint64_t, InFlight> in_flight_;  // by time of completion, then of submission
   WritesInFlight changing_;

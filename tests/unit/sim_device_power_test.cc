@@ -74,6 +74,44 @@ TEST_CASE("a fua write overtakes what was written before it and not flushed") {
   }
 }
 
+TEST_CASE("what a failed flush covered stays visible, and a later flush may not bring it back") {
+  std::set<int> values;
+  for (uint64_t seed = 1; seed <= 10; ++seed) {
+    DeviceBench bench({.seed = seed});
+    bench.write(0, kBlockBytes, 1);
+    bench.flush();
+    bench.write(0, kBlockBytes, 2);
+    bench.device.add_fault({.kind = IoKind::flush, .count = 1, .error = Error::io_failed});
+    CHECK_FALSE(bench.finish(bench.submit(IoRequest::flush())).ok());
+    CHECK(bench.read(0, kBlockBytes) == std::vector<int>{2});
+    bench.write(kBlockBytes, kBlockBytes, 3);
+    bench.flush();
+    CHECK(bench.read(0, kBlockBytes) == std::vector<int>{2});
+    values.merge(possible_after_cut(bench, 0));
+    CHECK(possible_after_cut(bench, kBlockBytes) == std::set<int>{3});
+  }
+  CHECK(values == std::set<int>{1, 2});
+}
+
+TEST_CASE("a write with fua may fail behind its data, and takes others along") {
+  std::set<int> own, other;
+  for (uint64_t seed = 1; seed <= 10; ++seed) {
+    DeviceBench bench({.seed = seed});
+    bench.write(0, kBlockBytes, 1);
+    bench.device.add_fault(
+        {.kind = IoKind::write, .count = 1, .error = Error::io_failed, .behind_data = true});
+    bench.write(2 * kBlockBytes, kBlockBytes, 2);  // without fua: not struck
+    CHECK_FALSE(bench.finish(bench.submit_write(kBlockBytes, kBlockBytes, 2, true)).ok());
+    bench.device.clear_faults();
+    CHECK(bench.read(0, 2 * kBlockBytes) == std::vector<int>{1, 2});
+    bench.flush();
+    other.merge(possible_after_cut(bench, 0));
+    own.merge(possible_after_cut(bench, kBlockBytes));
+  }
+  CHECK(other == std::set<int>{0, 1});
+  CHECK(own == std::set<int>{0, 2});
+}
+
 TEST_CASE("without a volatile cache every completed write is durable") {
   DeviceBench bench({.has_volatile_cache = false});
   bench.write(0, kBlockBytes, 1);
