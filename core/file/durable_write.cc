@@ -6,19 +6,40 @@
 #include "core/file/writeback.h"
 
 namespace fusefs {
+namespace {
+
+// The kernel may split more than this, and flush behind each part.
+constexpr BlockCount kLoneBlocksMax{16};
+
+// One request, that nothing else has to be durable for.
+bool may_be_lone(FileContext& context, const Inode& inode, const Placement& placement,
+                 uint64_t end) {
+  return placement.segments().size() == 1 && !placement.needs_commit(inode, end) &&
+         placement.segments().front().range.count() <= kLoneBlocksMax &&
+         inode.data_seq <= context.store.journal().durable_seq();
+}
+
+}  // namespace
 
 void DurableWrite::clear_run(SyncLevel wanted) {
-  CHECK(phase_ != Phase::writing);
+  CHECK(phase_ != Phase::writing && !lone_);
   wanted_ = wanted;
   fua_ = touched_ = ended_ = times_saved_ = needed_commit_ = false;
   error_.reset();
   stamp_ = 0;
 }
 
-IoGather DurableWrite::begin(FileContext& context, const Inode& inode, SyncLevel wanted) {
+// The times of an O_SYNC write go to the journal beside its data: it is never alone.
+IoGather DurableWrite::begin(FileContext& context, const Inode& inode, SyncLevel wanted,
+                             const Placement& placement, uint64_t end) {
   clear_run(wanted);
   const DeviceGeometry& geometry = context.device.geometry();
   fua_ = wanted != SyncLevel::none && geometry.has_fua && geometry.has_volatile_cache;
+  if (wanted == SyncLevel::data && may_be_lone(context, inode, placement, end)) {
+    lone_ = context.write_cache.begin_lone();
+    if (lone_) ++context.stats.lone_write_count;
+    fua_ = fua_ || lone_;
+  }
   // What maps the blocks now. Later transactions of this inode are not ours to wait for.
   if (wanted != SyncLevel::none) require(inode.data_seq);
   ticket_ = make_ref<IoTicket>();
@@ -38,11 +59,16 @@ void DurableWrite::landed(FileContext& context, Inode& inode, bool ended) {
   CHECK(phase_ == Phase::writing);
   phase_ = Phase::committing;
   stamp_ = fua_ ? 0 : context.write_cache.note_write();
+  if (std::exchange(lone_, false)) context.write_cache.end_lone({});
   touch(context, inode);
   ended_ = ended;
   if (!ended) return;
   inode.data_stamp = std::max(inode.data_stamp, stamp_);
   flush_stamp_ = std::max(flush_stamp_, stamp_);
+}
+
+void DurableWrite::refused(FileContext& context, Error error) {
+  if (std::exchange(lone_, false)) context.write_cache.end_lone(error);
 }
 
 bool DurableWrite::owes(const FileContext& context) const {
@@ -90,6 +116,7 @@ Attempt<void> DurableWrite::await_data(FileContext& context, Inode& inode,
   if (phase_ != Phase::writing) return {};
   const Attempt<void> written = ticket_->wait();
   if (written.must_restart()) return written;
+  if (written.failed()) refused(context, written.error());
   if (written.failed() || error_) phase_ = Phase::done;
   if (written.failed()) return written;
   if (error_) return *error_;

@@ -14,12 +14,14 @@
 //     -----------------+----------------------------------+----------------------------------
 //     data, FUA        | the write                        | write; then the journal's batch
 //     data, no FUA     | write; flush                     | write; flush, by the batch; batch
+//       nobody else    | the write, flushed by the kernel |
 //     all              | the same, and beside it a batch  | the same: the commit has the times
 //                      | with the times                   |
 //
 // A flush is shared by everybody whose write had completed when it began (write_cache.h), a batch
 // by everybody who committed while the one before it was being written (journal.h): sixteen
-// writers cost little more than one. A device without a volatile cache needs neither flush nor FUA.
+// writers cost little more than one. Who has nobody to share with is a lone write (write_cache.h).
+// A device without a volatile cache needs neither flush nor FUA.
 //
 // A pure overwrite (blocks mapped, written and the file's own, inside the size) needs no journal
 // write for its data: only the transaction that mapped the blocks must be durable, and mostly is.
@@ -40,11 +42,13 @@ class DurableWrite {
   DurableWrite(const DurableWrite&) = delete;
   DurableWrite& operator=(const DurableWrite&) = delete;
 
-  // Begins a run of device writes. What the caller adds to the gather, in this attempt, is the data
-  // of a placement whose segments are placed; the memory stays as it is until advance() has ended.
+  // Begins a run of device writes. What the caller adds to the gather and submits, in this attempt,
+  // is the data of `placement`, up to `end` as in advance(). Its segments are placed; the memory
+  // stays as it is until advance() has ended.
   // May be called again once advance() or await_data() has ended: settle() is for all runs
   // together.
-  IoGather begin(FileContext& context, const Inode& inode, SyncLevel wanted);
+  IoGather begin(FileContext& context, const Inode& inode, SyncLevel wanted,
+                 const Placement& placement, uint64_t end);
 
   // The first part of advance(), as far as the device.
   Attempt<void> await_data(FileContext& context, Inode& inode, const Placement& placement,
@@ -55,6 +59,8 @@ class DurableWrite {
   // The device has done the run's data, without error. `ended`: nothing is to be committed, and the
   // caller lets go of the blocks, so that advance() must not look at them any more.
   void landed(FileContext& context, Inode& inode, bool ended);
+  // It has not: to be called by who listens to the ticket, at once.
+  void refused(FileContext& context, Error error);
   // After landed(): whether something is left for advance() or settle().
   bool owes(const FileContext& context) const;
 
@@ -84,6 +90,7 @@ class DurableWrite {
   Phase phase_ = Phase::idle;
   SyncLevel wanted_ = SyncLevel::none;
   bool fua_ = false;
+  bool lone_ = false;  // until the write cache has heard of its end
   bool touched_ = false;
   bool ended_ = false;  // with landed()
   bool times_saved_ = false;

@@ -29,6 +29,7 @@ struct FileStats {
   uint64_t through_bytes = 0;
   uint64_t through_not_dirtied_pages = 0;
   uint64_t through_overlap_wait_count = 0;
+  uint64_t lone_write_count = 0;
   uint64_t writeback_count = 0;  // runs of pages written together
   uint64_t writeback_bytes = 0;
   uint64_t cow_break_count = 0;

@@ -193,7 +193,8 @@ bool begin_bounce(FileContext& context, const WriteRequest& request, DirectPart&
 void submit(FileContext& context, Inode& inode, const WriteRequest& request, DirectPart& direct) {
   if (direct.has_first_edge()) fill_edge(request, direct, direct.own.first, direct.first);
   if (direct.has_last_edge()) fill_edge(request, direct, direct.last_block(), direct.last);
-  IoGather writes = direct.device.begin(context, inode, direct.sync);
+  IoGather writes =
+      direct.device.begin(context, inode, direct.sync, direct.placement, direct.size_end());
   if (direct.source != nullptr && direct.source->may_change()) writes.set_may_change();
   for (const Placement::Segment& segment : direct.placement.segments()) {
     for (FileBlock at = segment.range.first; at < segment.range.end;) {

@@ -53,6 +53,7 @@ FinishNeeds DirectPart::release(const Result<void>& result) {
       end_edges();
     }
   } else {
+    device.refused(context, result.error());
     note_failed_write(inode, pos, size_end());  // before anybody can grow the file
   }
   if (!needs.transaction) {

@@ -138,6 +138,8 @@ FinishNeeds Through::release(const Result<void>& result) {
     needs.transaction = placement.needs_commit(inode, end());
     device.landed(context, inode, !needs.transaction);
     needs.flush = device.owes(context);
+  } else {
+    device.refused(context, result.error());
   }
   if (!needs.error && !needs.transaction) {
     for (FolioRef& folio : folios) context.cache.end_writeback(*folio, true);
@@ -391,7 +393,8 @@ void mark_folios(FileContext& context, Inode& inode, Through& through) {
 }
 
 void submit(FileContext& context, Inode& inode, const WriteRequest& request, Through& through) {
-  IoGather writes = through.device.begin(context, inode, request.sync);
+  IoGather writes =
+      through.device.begin(context, inode, request.sync, through.placement, through.end());
   const FileBlock first = through.range().first;
   for (const Placement::Segment& segment : through.placement.segments()) {
     for (FileBlock at = segment.range.first; at < segment.range.end; ++at) {

@@ -7,7 +7,8 @@
 //   - A completed write without `fua` may be lost by a power cut until a flush that was submitted
 //     after the write completed has completed.
 //   - A write with `fua` is durable when it completes. So is everything before a completed flush.
-//     Where the geometry says no has_fua, it costs a flush of its own.
+//     Where the geometry says no has_fua, it costs a flush of its own, and an error may be of that:
+//     then what had been completed before may be lost, although a later flush succeeds.
 //   - A power cut leaves each logical block of a write in flight either old or new.
 //   - Requests in flight at the same time are not ordered. Two writes in flight to one block are
 //     the caller's bug.
@@ -43,6 +44,10 @@ struct DeviceGeometry {
 
 enum class IoKind : uint8_t { read, write, flush, discard, write_zeroes };
 inline constexpr int kIoKindCount = static_cast<int>(IoKind::write_zeroes) + 1;
+
+inline bool changes_content(IoKind kind) {
+  return kind == IoKind::write || kind == IoKind::discard || kind == IoKind::write_zeroes;
+}
 
 // Told when a ticket has completed, before those who wait for it are woken (completion.h).
 class TicketListener {
@@ -113,16 +118,39 @@ struct IoRequest {
   }
 };
 
+// Requests that change the content, whatever becomes of them.
+struct ChangeCounts {
+  uint64_t submitted = 0;  // ever
+  uint64_t in_flight = 0;  // of these
+};
+
 class BlockDevice {
  public:
   virtual ~BlockDevice() = default;
 
   virtual const DeviceGeometry& geometry() const = 0;
 
+  // Everybody's. A request is no longer in flight when its ticket hears of it. Monitor held.
+  const ChangeCounts& changes() const { return changes_; }
+
   // Starts `request`; `ticket` gets its completion.
   //   Errors (on the ticket)  io_failed, device_gone, no_space (sparse backing file),
   //                           read_only_volume, not_supported (discard)
   virtual void submit(IoRequest request, const Ref<IoTicket>& ticket) = 0;
+
+ protected:
+  // For devices: of each request, when it is submitted, and before its ticket is told.
+  void count_submitted(IoKind kind) {
+    if (!changes_content(kind)) return;
+    ++changes_.submitted;
+    ++changes_.in_flight;
+  }
+  void count_completed(IoKind kind) {
+    if (changes_content(kind)) --changes_.in_flight;
+  }
+
+ private:
+  ChangeCounts changes_;
 };
 
 }  // namespace fusefs

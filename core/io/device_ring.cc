@@ -116,6 +116,7 @@ void DeviceRing::queue(IoRequest io, const Ref<IoTicket>& ticket) {
   ticket->begin_one();
   ++in_flight_;
   device_.stats_.note_submitted();
+  device_.count_submitted(owned->io.kind);
 
   // Without a cache to empty, whatever has completed is durable already.
   const DeviceGeometry& geometry = device_.geometry();
@@ -168,6 +169,7 @@ void DeviceRing::complete() {
     if (io.kind == IoKind::write && io.fua) ++stats.fua_count;
     if (request->used_fixed) ++stats.fixed_count;
     if (request->command_count > 1) ++stats.split_count;
+    device_.count_completed(io.kind);
     request->ticket->complete_one(request->result);
     request->ticket.reset();
     --in_flight_;

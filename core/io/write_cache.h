@@ -5,8 +5,22 @@
 // and waits until a flush that began later has completed. Callers that come while a flush is under
 // way share the next one.
 //
+// Where nobody is there to share with, a durable write does better with `fua` although the device
+// has none: the kernel flushes behind it, and the caller waits once. Such a lone write begins only
+// when a power cut could take nothing that was written before, and it makes nothing durable but
+// itself.
+//
 // A failed flush is the last: the kernel and the device may have dropped what it covered, and a
-// later one would succeed without it. Every flush after it fails with its error.
+// later one would succeed without it. Every flush after it fails with its error. An error of a lone
+// write does not say whether the flush has failed; it need not, as long as no bytes but its own can
+// have been dropped, for whoever wrote these is told:
+//
+//     lone write                  others                       its error is
+//     begin: nothing volatile     nothing submitted            the write's; told to its writer
+//     ...                         a write comes, and is done   a failed flush: it may have dropped
+//     fails                                                    theirs, and theirs would succeed
+//
+// It is not tried again to find out: what fails or succeeds then need not have done so before.
 //
 // Monitor held for every call.
 #pragma once
@@ -37,6 +51,12 @@ class WriteCache {
   // `ticket` is the caller's stash; empty at the first call.
   Attempt<void> flush(WriteStamp stamp, Ref<IoTicket>& ticket);
 
+  // True if a durable write is to be a lone one: the caller submits it now, as one request with
+  // `fua`, and calls end_lone() when its ticket hears of it. False where the device has FUA, or no
+  // volatile cache.
+  bool begin_lone();
+  void end_lone(const Result<void>& result);
+
   uint64_t flush_count() const { return flush_count_; }
 
  private:
@@ -49,6 +69,14 @@ class WriteCache {
   Ref<IoTicket> flush_;       // under way, or null
   std::optional<Error> failed_;
   uint64_t flush_count_ = 0;
+
+  // In the device's count of changes. Stamps would not do: who wrote takes one some time after the
+  // device was done.
+  std::optional<uint64_t> settled_;        // so many, the first, are durable; if known
+  std::optional<uint64_t> flush_settles_;  // will be with the flush under way
+  uint64_t lone_change_ = 0;               // the last lone write is this one
+
+  uint64_t sharers_ = 0;  // who waited for the last flush
 };
 
 }  // namespace fusefs

@@ -16,10 +16,6 @@
 
 namespace fusefs {
 
-inline bool changes_content(IoKind kind) {
-  return kind == IoKind::write || kind == IoKind::discard || kind == IoKind::write_zeroes;
-}
-
 class WritesInFlight {
  public:
   // Requires len != 0.

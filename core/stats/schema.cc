@@ -98,6 +98,7 @@ constexpr StatEntry kWritethrough[] = {
     {"writethrough.pages_not_dirtied_count", integer, counter,
      "pages that they did not make dirty"},
     {"writethrough.overlap_wait_count", integer, counter, "waits for a write of the same blocks"},
+    {"writethrough.lone_count", integer, counter, "that shared no flush, direct writes with them"},
     {"writethrough.group_commit_size", histogram, counter,
      "durable writes that waited for one batch of the journal"},
 };

@@ -125,6 +125,7 @@ Json writethrough_section(const FileStats& file, const JournalStats* journal) {
   json["bytes"] = file.through_bytes;
   json["pages_not_dirtied_count"] = file.through_not_dirtied_pages;
   json["overlap_wait_count"] = file.through_overlap_wait_count;
+  json["lone_count"] = file.lone_write_count;
   if (journal != nullptr) json["group_commit_size"] = json_histogram(journal->batch_joined);
   return json;
 }

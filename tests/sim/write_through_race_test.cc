@@ -65,6 +65,7 @@ struct Layout {
   bool at_once = true;
   How level = How::dsync;
   bool has_fua = false;
+  bool lone = false;
 };
 
 struct Span {
@@ -151,6 +152,7 @@ class Race {
     start_second();
     sim_->world().run_until([this] { return first_done_ && second_done_; });
     last_change = sim_->device().stats().change_count;
+    lone_count = sim_->files().stats.lone_write_count - lone_count;
     const bool cut = sim_->world().dead();
     if (!cut) check_now();
     check_after_cut();
@@ -158,6 +160,7 @@ class Race {
 
   uint64_t first_change = 0;  // device writes before the race, and with it
   uint64_t last_change = 0;
+  uint64_t lone_count = 0;  // in the race
 
  private:
   static constexpr size_t kBytes = 4 * kPageBytes;
@@ -199,6 +202,14 @@ class Race {
         write(*sim_, *file_, pos, Content(20, std::byte{'d'}), How::buffered);
       }
     }
+    // Two durable overwrites elsewhere: with nothing volatile behind them, the next may be a lone
+    // write.
+    if (layout_.lone) {
+      for (int i = 0; i < 2; ++i) {
+        write(*sim_, *source_, 0, Content(kPageBytes, std::byte{'C'}), How::dsync);
+      }
+    }
+    lone_count = sim_->files().stats.lone_write_count;
   }
 
   void start_first() {
@@ -388,7 +399,8 @@ class Race {
 };
 
 void race(First first) {
-  for_each_seed(1, [first](const TestSeed& seed) {
+  uint64_t lone_count = 0;
+  for_each_seed(1, [first, &lone_count](const TestSeed& seed) {
     for (int number = 0; number < kSeconds; ++number) {
       const auto second = static_cast<Second>(number);
       for (int which = 0; which < 12; ++which) {
@@ -397,6 +409,7 @@ void race(First first) {
                                    How::direct_sync};
         layout.level = kLevels[(which + number) % 5];
         layout.has_fua = (which + number) % 4 < 2;
+        layout.lone = !layout.has_fua;
         CAPTURE(std::string(kFirstNames[static_cast<int>(first)]));
         CAPTURE(std::string(kSecondNames[number]));
         CAPTURE(layout.shared);
@@ -404,6 +417,7 @@ void race(First first) {
         CAPTURE(layout.at_once);
         Race whole(seed, first, second, layout, std::nullopt);
         whole.run();
+        lone_count += whole.lone_count;
         for (uint64_t cut = whole.first_change; cut < whole.last_change; ++cut) {
           CAPTURE(cut);
           Race(seed, first, second, layout, cut).run();
@@ -411,6 +425,8 @@ void race(First first) {
       }
     }
   });
+  // Beyond the end there is always something to commit.
+  if (first != First::append) CHECK(lone_count > 0);
 }
 
 TEST_CASE("an O_SYNC write of part of a page against everything else, the power cut anywhere") {

@@ -61,6 +61,7 @@ SimDevice::SimDevice(const SimClock& clock, const SimDeviceOptions& options, Sim
 void SimDevice::submit(IoRequest request, const Ref<IoTicket>& ticket) {
   check_request(request);
   ticket->begin_one();
+  count_submitted(request.kind);
   if (dead_) {
     never_.push_back(ticket);
     return;
@@ -180,6 +181,7 @@ void SimDevice::complete(InFlight& io) {
     check_unchanged(io);
     changing_.end(io.request.addr);
   }
+  count_completed(io.request.kind);
   if (io.error) {
     fail(io);
   } else if (io.request.kind == IoKind::read) {

@@ -166,6 +166,28 @@ TEST_CASE("flush and durable writes succeed and are counted") {
   }
 }
 
+TEST_CASE("what changes the content is counted, also when it is refused") {
+  for (const std::string& folder : folders()) {
+    TempImage image(kMiB, folder);
+    RealDevice device(image.path());
+    const AlignedBuffer data = noise(8192, 2);
+    const auto submitted = [&device] {
+      CHECK_EQ(device->changes().in_flight, 0);
+      return device->changes().submitted;
+    };
+    REQUIRE(device.io(IoRequest::write(0, data.data(), 8192)).ok());
+    CHECK_EQ(submitted(), 1);
+    REQUIRE(device.io(IoRequest::write(0, data.data(), 8192, true)).ok());
+    CHECK_EQ(submitted(), 2);
+    AlignedBuffer got(8192);
+    REQUIRE(device.io(IoRequest::read(0, got.data(), 8192)).ok());
+    REQUIRE(device.io(IoRequest::flush()).ok());
+    CHECK_EQ(submitted(), 2);
+    CHECK_FALSE(device.io(IoRequest::write(kMiB, data.data(), 8192)).ok());
+    CHECK_EQ(submitted(), 3);
+  }
+}
+
 TEST_CASE("discarding a range of a file makes it zero and gives the space back") {
   for (const std::string& folder : folders()) {
     TempImage image(8 * kMiB, folder);
