@@ -22,6 +22,7 @@
 
 #include "core/stats/json.h"
 #include "tests/bench/image_bench.h"
+#include "tests/bench/options.h"
 
 namespace fusefs {
 namespace {
@@ -33,8 +34,8 @@ constexpr int kRounds = 3;
 struct Arguments {
   std::string device;
   bool json = false;
-  double seconds = 1.0;
-  uint32_t threads = 2;
+  uint64_t seconds = 1;
+  uint64_t threads = 2;
 };
 
 class Load;
@@ -133,13 +134,13 @@ class Bench {
     if (policy_ == CompletionPolicy::deferred) {
       threads.emplace_back(serve, Reactor::Role::completer);
     }
-    for (uint32_t i = 0; i < arguments_.threads; ++i) {
+    for (uint64_t i = 0; i < arguments_.threads; ++i) {
       threads.emplace_back(serve, Reactor::Role::serving);
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(100));
     const uint64_t begin_ns = bench_.clock().monotonic_ns();
     const uint64_t before = load.done();
-    std::this_thread::sleep_for(std::chrono::duration<double>(arguments_.seconds));
+    std::this_thread::sleep_for(std::chrono::seconds(arguments_.seconds));
     const uint64_t count = load.done() - before;
     const uint64_t took_ns = bench_.clock().monotonic_ns() - begin_ns;
     group.stop();
@@ -160,29 +161,14 @@ class Bench {
   InodeRef inode_;
 };
 
-[[noreturn]] void usage() {
-  std::fprintf(stderr, "usage: bench_completion DEVICE [--json] [--seconds N] [--threads N]\n");
-  std::exit(2);
-}
-
 Arguments parse(int argc, char** argv) {
   Arguments arguments;
-  for (int i = 1; i < argc; ++i) {
-    const std::string word = argv[i];
-    if (word == "--json") {
-      arguments.json = true;
-    } else if (word == "--seconds" && i + 1 < argc) {
-      arguments.seconds = std::strtod(argv[++i], nullptr);
-    } else if (word == "--threads" && i + 1 < argc) {
-      arguments.threads = static_cast<uint32_t>(std::strtoul(argv[++i], nullptr, 10));
-    } else if (!word.starts_with("-") && arguments.device.empty()) {
-      arguments.device = word;
-    } else {
-      usage();
-    }
-  }
-  if (arguments.device.empty() || arguments.seconds <= 0 || arguments.threads == 0) usage();
-  return arguments;
+  const bool understood = parse_options(
+      argc, argv, arguments.json,
+      {{"--seconds", &arguments.seconds}, {"--threads", &arguments.threads}}, &arguments.device);
+  if (understood && arguments.seconds != 0 && arguments.threads != 0) return arguments;
+  std::fprintf(stderr, "usage: bench_completion DEVICE [--json] [--seconds N] [--threads N]\n");
+  std::exit(2);
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <random>
 #include <string>
 #include <utility>
 
@@ -21,6 +22,15 @@ inline void must(const Result<void>& result, const char* what) {
   if (result.ok()) return;
   std::fprintf(stderr, "%s: %s\n", what, std::string(error_text(result.error())).c_str());
   std::exit(1);
+}
+
+// What no device makes smaller.
+inline void fill_noise(Bytes bytes, uint64_t seed) {
+  std::mt19937_64 random(seed);
+  for (size_t at = 0; at + sizeof(uint64_t) <= bytes.size(); at += sizeof(uint64_t)) {
+    const uint64_t word = random();
+    std::memcpy(bytes.data() + at, &word, sizeof(word));
+  }
 }
 
 class ImageBench {
@@ -66,8 +76,9 @@ class ImageBench {
     return std::move(runner).value();
   }
 
-  // A file with `bytes`, a multiple of 1 MiB, on the device and none in memory.
-  InodeRef written_file(SyncRunner& runner, const char* name, uint64_t bytes) {
+  // A file with `bytes`, a multiple of 1 MiB, on the device and none in memory. Of noise, or all
+  // alike.
+  InodeRef written_file(SyncRunner& runner, const char* name, uint64_t bytes, bool noise = false) {
     NamespaceStash stash;
     CreateRequest request;
     request.mode = 0100644;
@@ -78,6 +89,7 @@ class ImageBench {
     AlignedBuffer chunk(1 << 20);
     std::memset(chunk.data(), 'y', chunk.size());
     for (uint64_t pos = 0; pos < bytes; pos += chunk.size()) {
+      if (noise) fill_noise(chunk.bytes(), pos);
       WriteStash write;
       const WriteRequest part{pos, chunk.bytes(), false, false};
       CHECK(runner.run("fill", [&] { return write_direct(files(), *file, part, write); }).ok());

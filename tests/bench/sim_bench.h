@@ -3,17 +3,15 @@
 #pragma once
 
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
-#include <initializer_list>
 #include <memory>
 #include <string>
-#include <string_view>
 #include <utility>
 
 #include "core/file/write.h"
 #include "core/volume/format_volume.h"
 #include "core/volume/volume.h"
+#include "tests/bench/options.h"
 #include "tests/support/sim_world.h"
 
 namespace fusefs {
@@ -84,29 +82,5 @@ class SimBench {
   SimWorld world_;
   std::unique_ptr<Volume> volume_;
 };
-
-struct NumberOption {
-  std::string_view name;
-  uint64_t* value;
-};
-// The words of a command line: --json, and options with a number. False: something else.
-inline bool parse_options(int argc, char** argv, bool& json,
-                          std::initializer_list<NumberOption> numbers) {
-  for (int i = 1; i < argc; ++i) {
-    const std::string_view word = argv[i];
-    uint64_t* value = nullptr;
-    for (const NumberOption& option : numbers) {
-      if (option.name == word) value = option.value;
-    }
-    if (word == "--json") {
-      json = true;
-    } else if (value != nullptr && i + 1 < argc) {
-      *value = std::strtoull(argv[++i], nullptr, 10);
-    } else {
-      return false;
-    }
-  }
-  return true;
-}
 
 }  // namespace fusefs
