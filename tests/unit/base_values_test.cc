@@ -12,6 +12,9 @@
 #include "core/base/units.h"
 #include "tests/support/death.h"
 
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
 #include <doctest/doctest.h>
 
 namespace fusefs {
@@ -143,6 +146,22 @@ TEST_CASE("checksums are XXH3 with 64 bits") {
   const std::vector<std::byte> bytes(100, std::byte{1});
   CHECK(checksum(bytes) == checksum_seeded(bytes, 0));
   CHECK(checksum(bytes) != checksum_seeded(bytes, 1));
+}
+
+// They are on devices: whatever a CPU computes them with, the values are these.
+TEST_CASE("checksums of every length are what the specification's own code computes") {
+  std::vector<std::byte> bytes(70'000);
+  uint32_t word = 1;
+  for (std::byte& byte : bytes) byte = static_cast<std::byte>((word *= 2654435761u) >> 24);
+  for (size_t len = 0; len < bytes.size(); len += 1 + len / 7) {
+    for (const size_t from : {size_t{0}, size_t{1}, size_t{13}}) {
+      if (from + len > bytes.size()) continue;
+      const ConstBytes part(bytes.data() + from, len);
+      CAPTURE(len);
+      CHECK(checksum(part) == XXH3_64bits(part.data(), part.size()));
+      CHECK(checksum_seeded(part, 77) == XXH3_64bits_withSeed(part.data(), part.size(), 77));
+    }
+  }
 }
 
 struct Counted final : RefCounted {
