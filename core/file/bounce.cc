@@ -10,7 +10,6 @@
 #include <cstring>
 #include <utility>
 
-#include "core/base/checksum.h"
 #include "core/file/pinned_range.h"
 #include "core/file/write.h"
 #include "core/file/writeback_run.h"
@@ -22,8 +21,6 @@ using State = WritebackStash::State;
 using Phase = WritebackStash::State::Phase;
 
 constexpr BlockCount kOne{1};
-// So many pages are compared and copied at once: leaving and entering the monitor costs more.
-constexpr size_t kInlinePages = 4;
 
 // The storable folios from stash.cursor on, as many as make a run. Only the first is waited for.
 Attempt<std::vector<FolioRef>> gather_storable(const Inode& inode, const WritebackStash& stash) {
@@ -45,22 +42,21 @@ Attempt<std::vector<FolioRef>> gather_storable(const Inode& inode, const Writeba
 }
 
 // Outside the monitor. The frames may change at any time; the rest is this run's alone.
+//
+// What is compared with the device's is in the end the copy, which nobody changes. A page that is
+// likely to have stayed as it was is looked at before it is copied.
 void copy_changed(State& state) {
-  std::vector<size_t> changed;
+  std::byte* copy = state.copies.data();
   for (size_t i = 0; i < state.folios.size(); ++i) {
     const Folio& folio = *state.folios[i];
-    const std::optional<uint64_t> device_sum = state.bounced[i].device_sum;
+    BouncedPage& page = state.bounced[i];
     const size_t valid = valid_bytes(folio.index, state.memory_size);
-    if (!device_sum || page_sum(folio.frame, valid) != *device_sum) changed.push_back(i);
-  }
-  if (changed.empty()) return;
-  state.copies = AlignedBuffer(changed.size() * kPageBytes);
-  std::byte* copy = state.copies.data();  // zeroes
-  for (const size_t i : changed) {
-    const Folio& folio = *state.folios[i];
-    std::memcpy(copy, folio.frame, valid_bytes(folio.index, state.memory_size));
-    state.bounced[i].copy = copy;
-    state.bounced[i].sum = page_sum(copy, kPageBytes);
+    if (!page.copy_first && page_sum(folio.frame, valid) == page.device_sum) continue;
+    std::memcpy(copy, folio.frame, valid);
+    std::memset(copy + valid, 0, kPageBytes - valid);
+    page.sum = page_sum(copy, kPageBytes);
+    if (page.sum == page.device_sum) continue;
+    page.copy = copy;
     copy += kPageBytes;
   }
 }
@@ -84,8 +80,9 @@ void retain(State& state, Keep&& keep) {
 void let_go_of_unchanged(FileContext& context, State& state) {
   retain(state, [&](size_t i) {
     const BouncedPage& page = state.bounced[i];
-    if (page.copy != nullptr) return true;
     Folio& folio = *state.folios[i];
+    folio.pinned->was_stored = page.copy != nullptr;
+    if (page.copy != nullptr) return true;
     if (context.pins.policy == PinnedPolicy::unpin) {
       context.cache.take_reservation(folio).release();
       context.cache.end_bounce(folio, page.device_sum, false);
@@ -154,10 +151,13 @@ Attempt<bool> begin_bounces(FileContext& context, Inode& inode, WritebackStash& 
   ATTEMPT(std::vector<FolioRef> folios, gather_storable(inode, stash));
   if (folios.empty()) return false;
   // From here on the run is under way: nothing restarts in this attempt.
+  state.bounced.reserve(folios.size());
   for (const FolioRef& folio : folios) {
     context.cache.begin_bounce(*folio);
-    state.bounced.push_back({folio->pinned->device_sum, 0, nullptr});
+    const std::optional<uint64_t> device_sum = folio->pinned->device_sum;
+    state.bounced.push_back({device_sum, !device_sum || folio->pinned->was_stored, 0, nullptr});
   }
+  state.copies = context.bounce_memory.take(folios.size() * kPageBytes);
   context.pins.counters().compared_count += folios.size();
   stash.cursor = folios.back()->index + kOne;
   stash.hold = std::move(hold);
@@ -169,7 +169,7 @@ Attempt<bool> begin_bounces(FileContext& context, Inode& inode, WritebackStash& 
 }
 
 Attempt<void> copy_storable(State& state) {
-  if (state.folios.size() > kInlinePages) {
+  if (state.folios.size() > state.context.pins.bounce_inline_pages) {
     return restart_after_outside([&state] { copy_changed(state); });
   }
   copy_changed(state);

@@ -4,6 +4,7 @@
 #include <array>
 #include <memory>
 
+#include "core/file/bounce_memory.h"
 #include "core/file/edge_blocks.h"
 #include "core/file/pins.h"
 #include "core/file/read_streams.h"
@@ -122,6 +123,7 @@ struct FileContext {
   uint64_t readahead_bytes_max = kReadaheadBytesMax;
   ReadaheadStats readahead = {};
   Pins pins{cache};
+  BounceMemory bounce_memory = {};
 };
 
 // One open(2). The daemon keeps it by its handle.

@@ -37,6 +37,9 @@ enum class PinnedPolicy : uint8_t {
 // twice.
 inline constexpr uint64_t kPinLimitBytes = 1ull << 30;
 inline constexpr uint64_t kPinLimitBytesPerUser = 512ull << 20;
+// So many pages are compared and copied by a bounce within the monitor, in about 3 microseconds:
+// leaving and entering it costs more.
+inline constexpr size_t kBounceInlinePages = 16;
 // Of the frames of the page cache so many may be promised to pins: a half. Others need memory to go
 // on, and who waits for memory must not wait for a pin.
 inline constexpr uint64_t kPinnedCacheShare = 2;
@@ -115,6 +118,7 @@ class Pins {
   uint64_t bytes_max = kPinLimitBytes;
   uint64_t bytes_max_per_user = kPinLimitBytesPerUser;
   PinnedPolicy policy = PinnedPolicy::redirty;
+  size_t bounce_inline_pages = kBounceInlinePages;
   // Told when a pin has ended: the inode may be one that waits to be removed. May be empty.
   std::function<void(InodeNo)> on_end;
 

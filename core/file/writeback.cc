@@ -216,7 +216,7 @@ void leave_run(WritebackStash& stash) {
   state.inode.delayed_blocks -= std::exchange(state.delayed, BlockCount(0));
   state.folios.clear();
   state.bounced.clear();
-  state.copies = AlignedBuffer();
+  state.copies.release();
   state.placement.reset();
   state.ticket.reset();
   state.phase = Phase::walking;

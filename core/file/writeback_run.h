@@ -11,15 +11,18 @@
 #include <optional>
 #include <vector>
 
+#include "core/file/bounce_memory.h"
 #include "core/file/placement.h"
 #include "core/file/writeback.h"
-#include "core/io/aligned_buffer.h"
 
 namespace fusefs {
+
+static_assert(BounceMemory::kBytes == kWritebackRunBytes);
 
 // A page of a bounced run.
 struct BouncedPage {
   std::optional<uint64_t> device_sum;  // of what the device had when the run began
+  bool copy_first = false;             // it is likely to have changed
   uint64_t sum = 0;                    // of the copy
   const std::byte* copy = nullptr;     // null: the page has not changed
 };
@@ -49,7 +52,7 @@ struct WritebackStash::State {
   } phase = Phase::walking;
   std::vector<FolioRef> folios;      // ascending, under writeback
   std::vector<BouncedPage> bounced;  // of a bounced run, one for each folio
-  AlignedBuffer copies;
+  BounceMemory::Piece copies;        // room for one of each
   Placement placement;
   BlockCount delayed;  // of the run, still in inode.delayed_blocks
   Ref<IoTicket> ticket;

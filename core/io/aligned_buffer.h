@@ -1,4 +1,4 @@
-// AlignedBuffer: memory that O_DIRECT accepts, zeroed, page-aligned.
+// AlignedBuffer: memory that O_DIRECT accepts, page-aligned; zeroed, but where it says otherwise.
 #pragma once
 
 #include <cstddef>
@@ -16,10 +16,11 @@ class AlignedBuffer {
  public:
   AlignedBuffer() = default;
   // `len` is a multiple of kBlockBytes.
-  explicit AlignedBuffer(size_t len) : data_(std::aligned_alloc(kBlockBytes, len)), len_(len) {
-    CHECK(data_ != nullptr && len % kBlockBytes == 0);
+  explicit AlignedBuffer(size_t len) : AlignedBuffer(len, Uninitialized()) {
     std::memset(data_, 0, len);
   }
+  // For who writes every byte before anybody reads it.
+  static AlignedBuffer uninitialized(size_t len) { return {len, Uninitialized()}; }
   AlignedBuffer(AlignedBuffer&& other) noexcept
       : data_(std::exchange(other.data_, nullptr)), len_(std::exchange(other.len_, 0)) {}
   AlignedBuffer& operator=(AlignedBuffer&& other) noexcept {
@@ -37,6 +38,12 @@ class AlignedBuffer {
   explicit operator bool() const { return data_ != nullptr; }
 
  private:
+  struct Uninitialized {};
+  AlignedBuffer(size_t len, Uninitialized)
+      : data_(std::aligned_alloc(kBlockBytes, len)), len_(len) {
+    CHECK(data_ != nullptr && len % kBlockBytes == 0);
+  }
+
   void* data_ = nullptr;
   size_t len_ = 0;
 };

@@ -101,6 +101,7 @@ class Folio : public RefCounted {
     // Of a storable page: checksum of what the device has for it, zeroes where it has nothing.
     // Without a value it is not known. The frame may have changed since; this says whether.
     std::optional<uint64_t> device_sum;
+    bool was_stored = false;  // the last bounce has found it changed: the next one may well
     std::shared_ptr<void> frame_owner;            // the frame is somebody else's, kept by this
     std::shared_ptr<const ProtectPages> protect;  // of a mapped page
     uint32_t granting_loads = 0;                  // rights that are on their way: to load,

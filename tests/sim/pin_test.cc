@@ -1,5 +1,7 @@
 // Pins one by one: what they hold, what they cost, what ends them. What happens to the file under
 // them: pin_meeting_test.cc; the power cut: pin_storm_test.cc.
+#include <algorithm>
+#include <cstring>
 #include <string>
 
 #include "tests/sim/pin_rig.h"
@@ -130,6 +132,76 @@ TEST_CASE("a pinned page that nobody has stored into costs no write, at fsync an
     CHECK(device_writes(sim) == after);
     CHECK(inode->delayed_blocks == BlockCount(0));
     CHECK(inode->open_count == 0);
+  });
+}
+
+TEST_CASE("a page that has changed is written, whatever it did before the last fsync") {
+  for_each_policy(4, [](const TestSeed& seed, const SimVolumeOptions& options) {
+    SimVolume sim(seed, options);
+    PageHistory history(kPages);
+    InodeRef inode = pinnable_file(sim, "file", kPages, 1, &history);
+    Pinner pinner(sim, inode, kRange, history);
+    REQUIRE(pinner.pin().ok());
+    Random random(seed.seed);
+    uint64_t changed = 0;
+    for (int round = 0; round < 20; ++round) {
+      for (FileBlock at = kRange.first; at < kRange.end; ++at) {
+        switch (random.below(4)) {
+          case 0:
+            pinner.store(at.value());
+            ++changed;
+            break;
+          case 1: {  // back to what it was: no change
+            const PageState before = history.last(at.value());
+            pinner.store(at.value());
+            const Content page = pages_of({before});
+            std::memcpy(pinner.frame(at.value()), page.data(), page.size());
+            pinner.observe();
+            break;
+          }
+          default:
+            break;
+        }
+      }
+      const std::vector<size_t> since = history.now();
+      REQUIRE(fsync(sim, inode, &history).ok());
+      CHECK(sim.files().pins.stats().bounced_bytes == changed * kPageBytes);
+      history.require(sim.read_all(*inode), since);
+    }
+    pinner.forget();
+    sim.world().inside([&] { inode.reset(); });
+    SimVolume again(seed, options, sim.power_cut());
+    history.require(again.read_all(*again.lookup("file")), history.durable());
+  });
+}
+
+TEST_CASE("a bounce of the file's last page writes zeroes beyond the end, and nothing of others") {
+  for_each_policy(2, [](const TestSeed& seed, const SimVolumeOptions& options) {
+    SimVolume sim(seed, options);
+    PageHistory history(kPages);
+    InodeRef inode = pinnable_file(sim, "file", kPages, 1, &history);
+    Pinner pinner(sim, inode, kRange, history);
+    REQUIRE(pinner.pin().ok());
+    pinner.store_all();
+    REQUIRE(fsync(sim, inode).ok());  // leaves copies in the memory for the next bounce
+    REQUIRE(sim.files().bounce_memory.all_free());
+    const uint64_t valid = 3 * kPinSectorBytes;
+    REQUIRE(sim.truncate(*inode, 6 * kPageBytes + valid).ok());
+    put_sector(pinner.frame(6), 1, 4242);
+    put_sector(pinner.frame(6), 5, 4343);  // beyond the end
+    REQUIRE(fsync(sim, inode).ok());
+    const std::vector<Extent> extents = extents_of(sim, *inode);
+    REQUIRE(extents.back().range.end == FileBlock(7));
+    const BlockNo block = extents.back().start + (FileBlock(6) - extents.back().range.first);
+    std::vector<std::byte> on_device(kPageBytes);
+    sim.device().snapshot().read(block_addr(block), on_device);
+    uint64_t word = 0;
+    std::memcpy(&word, on_device.data() + kPinSectorBytes, sizeof(word));
+    CHECK(word == 4242);
+    CHECK(std::all_of(on_device.begin() + static_cast<ptrdiff_t>(valid), on_device.end(),
+                      [](std::byte byte) { return byte == std::byte{0}; }));
+    pinner.forget();
+    sim.world().inside([&] { inode.reset(); });
   });
 }
 
