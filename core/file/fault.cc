@@ -33,7 +33,7 @@ class Fault {
   Fault(FileContext& context, Inode& inode, FaultStash& stash)
       : context_(context), inode_(inode), stash_(stash) {}
 
-  Attempt<FolioRef> read(FileBlock index);
+  Attempt<FolioRef> read(FileRange range);
   Attempt<std::vector<FaultPage>> write(FileRange range, WriteSpan span, bool may_grow);
 
   void begin(FaultKind kind);
@@ -47,6 +47,7 @@ class Fault {
   Restart read_pages(TwoStateHold&& hold);
   Restart moved_pages();
 
+  void read_along(const std::vector<FilePiece>& pieces, FileBlock from);
   Attempt<std::vector<Candidate>> find_candidates(FileRange range);
   Attempt<void> examine(std::vector<Candidate>& pages, WriteSpan span);
   Attempt<void> reserve(std::vector<Candidate>& pages);
@@ -157,7 +158,8 @@ void Fault::zero_beyond_size(const Folio& folio) const {
 
 // ---- Read ----
 
-Attempt<FolioRef> Fault::read(FileBlock index) {
+Attempt<FolioRef> Fault::read(FileRange range) {
+  const FileBlock index = range.first;
   ATTEMPT_OK(end_reads());
   TwoStateHold hold;  // of this attempt
   ATTEMPT_OK(take_hold(hold));
@@ -171,8 +173,9 @@ Attempt<FolioRef> Fault::read(FileBlock index) {
   // A page of what a writethrough writes past us would have the old bytes for ever.
   ATTEMPT_OK(inode_.busy_ranges.wait_free(file_range(index, kOne)));
 
+  range.end = std::min(inode_.busy_ranges.free_end(range), file_block_end(inode_.attr.size));
   std::vector<FilePiece> pieces;
-  ATTEMPT_OK(find_pieces(context_, inode_, file_range(index, kOne), stash_.pins_, pieces));
+  ATTEMPT_OK(find_pieces(context_, inode_, range, stash_.pins_, pieces));
   const FilePiece& piece = pieces.front();
   bool of_shared_block = false;
   if (!folio && piece.state == ExtentState::written && piece.shared) {
@@ -202,7 +205,22 @@ Attempt<FolioRef> Fault::read(FileBlock index) {
     return folio;
   }
   stash_.reads_.add(context_, std::move(folio), piece.start);
+  read_along(pieces, index + kOne);
   return read_pages(std::move(hold));
+}
+
+// Adds to the read what can be had with it without waiting.
+void Fault::read_along(const std::vector<FilePiece>& pieces, FileBlock from) {
+  for (const FilePiece& piece : pieces) {
+    if (piece.state != ExtentState::written || piece.shared) continue;
+    for (FileBlock at = std::max(piece.range.first, from); at < piece.range.end; ++at) {
+      if (inode_.mapping.find(at)) continue;
+      Attempt<FolioRef> added = context_.cache.add(inode_.mapping, at);
+      if (!added.ok()) return;
+      const BlockNo block = piece.start + (at - piece.range.first);
+      stash_.reads_.add(context_, std::move(added).value(), block);
+    }
+  }
 }
 
 // ---- Write ----
@@ -379,7 +397,7 @@ Attempt<FolioRef> fault(FileContext& context, Inode& inode, FileBlock index, Fau
                         FaultStash& stash) {
   Fault one(context, inode, stash);
   one.begin(kind);
-  if (kind == FaultKind::read) return one.settle(one.read(index));
+  if (kind == FaultKind::read) return one.settle(one.read(file_range(index, kOne)));
   Attempt<std::vector<FaultPage>> pages = one.settle(one.write(file_range(index, kOne), {}, false));
   if (!pages.ok()) return Unfinished(pages);
   const FaultPage& page = pages.value().front();
@@ -388,6 +406,13 @@ Attempt<FolioRef> fault(FileContext& context, Inode& inode, FileBlock index, Fau
     context.cache.mark_uptodate(*page.folio);
   }
   return page.folio;
+}
+
+Attempt<FolioRef> fault_for_read(FileContext& context, Inode& inode, FileRange range,
+                                 FaultStash& stash) {
+  Fault one(context, inode, stash);
+  one.begin(FaultKind::read);
+  return one.settle(one.read(range));
 }
 
 Attempt<std::vector<FaultPage>> fault_for_write(FileContext& context, Inode& inode, FileRange range,

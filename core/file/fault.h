@@ -103,6 +103,13 @@ struct WriteSpan {
 Attempt<FolioRef> fault(FileContext& context, Inode& inode, FileBlock index, FaultKind kind,
                         FaultStash& stash);
 
+// The page range.first, as fault() of kind read. Where it has to be read from the device, so are the
+// pages of the range behind it that are of private blocks and that nobody else works on, as far as
+// there is memory. Who faults them next finds them, if they have not been reclaimed meanwhile.
+//   Restarts, Errors  as fault(); io_failed of any of them
+Attempt<FolioRef> fault_for_read(FileContext& context, Inode& inode, FileRange range,
+                                 FaultStash& stash);
+
 // For a write: the pages of `range`, as many as can be had without waiting for space, memory or
 // other users of them; at least the first. They may lie beyond the end of the file.
 //   Restarts, Errors  as fault(), without beyond_eof

@@ -37,7 +37,7 @@ class Pinning {
  private:
   Attempt<void> pin_for_writing(const PinRequest& request, FaultStash& fault);
   Attempt<void> pin_for_reading(const PinRequest& request, FaultStash& fault);
-  Attempt<FolioRef> own_page(FileBlock index, FaultStash& fault);
+  Attempt<FolioRef> own_page(FileRange range, FaultStash& fault);
   Result<FolioRef> place(FolioRef folio, std::byte* frames, const std::shared_ptr<void>& owner);
   Result<FolioRef> map(FolioRef folio);
   FolioRef mapped(FileBlock index) const;
@@ -100,9 +100,11 @@ Attempt<void> Pinning::pin_for_writing(const PinRequest& request, FaultStash& fa
   return {};
 }
 
-// The page as a folio of the file itself, also over a shared block.
-Attempt<FolioRef> Pinning::own_page(FileBlock index, FaultStash& fault) {
-  Attempt<FolioRef> found = fusefs::fault(context_, inode_, index, FaultKind::read, fault);
+// The first page of `range` as a folio of the file itself, also over a shared block. The others are
+// likely to be wanted next.
+Attempt<FolioRef> Pinning::own_page(FileRange range, FaultStash& fault) {
+  const FileBlock index = range.first;
+  Attempt<FolioRef> found = fault_for_read(context_, inode_, range, fault);
   if (!found.ok() || !found.value()->of_shared_block) return found;
   const FolioRef shared = std::move(found).value();
   Attempt<FolioRef> added = cache_.add(inode_.mapping, index);
@@ -117,8 +119,10 @@ Attempt<FolioRef> Pinning::own_page(FileBlock index, FaultStash& fault) {
 }
 
 Attempt<void> Pinning::pin_for_reading(const PinRequest& request, FaultStash& fault) {
-  for (uint64_t i = 0; i < kBatchPages && !done(); ++i) {
-    Attempt<FolioRef> found = own_page(pin_.pinned_end(), fault);
+  const FileBlock first = pin_.pinned_end();
+  const FileBlock end = std::min(first + BlockCount(kBatchPages), pin_.range.end);
+  while (pin_.pinned_end() < end) {
+    Attempt<FolioRef> found = own_page({pin_.pinned_end(), end}, fault);
     if (!found.ok()) return Unfinished(found);
     // A writethrough that has planned to write from this page has to find it. Not before the fault:
     // that may be reading the page.
@@ -166,7 +170,7 @@ Result<FolioRef> Pinning::map(FolioRef folio) {
 Attempt<FolioRef> Pinning::load(FileBlock index, FaultStash& fault) {
   if (ends() && !fault.begun()) return Error::bad_address;
   if (FolioRef there = mapped(index); there && !fault.begun()) return there;
-  Attempt<FolioRef> found = own_page(index, fault);
+  Attempt<FolioRef> found = own_page(file_range(index, kOne), fault);
   if (!found.ok()) return found;
   if (ends()) return Error::bad_address;
   const FolioRef folio = std::move(found).value();

@@ -237,6 +237,32 @@ TEST_CASE("a pin for reading is never dirty, and shows what others write") {
   });
 }
 
+TEST_CASE("a pin for reading of what is not in memory reads neighbours together") {
+  constexpr uint64_t kMany = 150;
+  for_each_seed(6, [](const TestSeed& seed) {
+    SimVolumeOptions options;
+    options.cache_bytes = 512 * kPageBytes;
+    SimVolume sim(seed, options);
+    PageHistory history(kMany);
+    const InodeRef inode = pinnable_file(sim, "file", kMany, 1, &history);
+    REQUIRE(inode->mapping.empty());
+    PinRequest request{{FileBlock(1), FileBlock(kMany)}, PinKind::read, 0, false, nullptr, nullptr};
+    if (seed.seed % 2 == 0) {
+      const auto frames = std::make_shared<AlignedBuffer>(kMany * kPageBytes);
+      request.frames = frames->data();
+      request.frames_owner = frames;
+    }
+    const uint64_t reads = device_reads(sim);
+    Ref<Pin> pin = try_pin(sim, *inode, request).value();
+    // Three batches; the file lies in one piece or two.
+    CHECK(device_reads(sim) - reads <= 6);
+    for (uint64_t page = 1; page < kMany; ++page) {
+      CHECK(history.has(page, state_of(pin->frame(FileBlock(page))), 0));
+    }
+    end(sim, pin);
+  });
+}
+
 TEST_CASE("a pinned page is not reclaimed, however much else is read and written") {
   for_each_seed(3, [](const TestSeed& seed) {
     SimVolume sim(seed);  // 64 pages
