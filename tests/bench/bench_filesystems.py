@@ -1,7 +1,7 @@
 """The device and the filesystems on it: each made, mounted, unmounted in the same way.
 
-A Device is a zram device, a loop device over a file on disk, or such a file. A Filesystem formats and mounts
-it. cleanup() of each is safe to call at any time, any number of times.
+A Device is a zram device, a loop device over a file on disk, sparse or written, or such a file. A
+Filesystem formats and mounts it. cleanup() of each is safe to call at any time, any number of times.
 """
 
 import json
@@ -97,6 +97,25 @@ class ImageFile:
     def cleanup(self):
         if self.made and os.path.exists(self.path):
             os.unlink(self.path)
+
+
+class DiskDevice(LoopDevice):
+    """A file on the disk whose blocks are all written: overwriting one changes nothing else there."""
+    name = "disk"
+
+    def __init__(self, backing, size_bytes):
+        self.backing, self.path = backing, None
+        self.made = not os.path.exists(backing)
+        if not self.made:
+            raise BenchError(f"{backing}: exists; name a file that may be made and removed")
+        run("dd", "if=/dev/zero", f"of={backing}", "bs=1M", f"count={size_bytes >> 20}", "oflag=direct",
+            "conv=fsync")
+        self.path = run("losetup", "--direct-io=on", "-f", "--show", backing).strip()
+        # A discard would take the blocks away again, and the next write would have to get them back.
+        write_text(f"/sys/block/{os.path.basename(self.path)}/queue/discard_max_bytes", 0)
+
+    def blank(self):
+        run("dd", "if=/dev/zero", f"of={self.path}", "bs=1M", "count=8", "oflag=direct")
 
 
 class Filesystem:

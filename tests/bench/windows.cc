@@ -4,7 +4,11 @@
 //       makes it, written and durable
 //   bench_windows sync HOW FILE PAGES SECONDS
 //       stores a word into so many pages at random, then makes them durable, again and again
-//       HOW    pin, map (windows; fsync), mmap (msync), pwrite (fdatasync)
+//       HOW    pin, map (windows; fdatasync), mmap (msync), pwrite (fdatasync)
+//   bench_windows held WAYS DIRECTORY PAGES SECONDS
+//       the same with files of so many pages, each of them stored into. WAYS are some HOW, by
+//       commas: they have a file each, and take turns. Prints `HOW median-us p99-us count` twice
+//       for each: with the stores, and of what makes them durable alone
 //   bench_windows fault HOW FILE KIND
 //       touches every eighth page of the file for the first time, in random order
 //       HOW    map, mmap, pin (faults of the CPU only)
@@ -65,13 +69,14 @@ struct File {
 };
 
 // Half of it noise: zram keeps no memory for what is all alike.
-void prepare(const std::string& path, size_t mib) {
+void write_noise(const std::string& path, size_t bytes) {
   const File file(path, O_RDWR | O_CREAT | O_TRUNC);
   std::mt19937_64 random(1);
-  std::vector<uint64_t> chunk(kMib / 8);
-  for (size_t i = 0; i < mib; ++i) {
+  std::vector<uint64_t> chunk(std::min(bytes, kMib) / 8);
+  const size_t piece = chunk.size() * 8;
+  for (size_t pos = 0; pos < bytes; pos += piece) {
     for (size_t at = 0; at < chunk.size(); ++at) chunk[at] = at / 256 % 2 == 0 ? random() : 0;
-    if (write(file.fd, chunk.data(), kMib) != static_cast<ssize_t>(kMib)) die(path);
+    if (write(file.fd, chunk.data(), piece) != static_cast<ssize_t>(piece)) die(path);
   }
   if (fsync(file.fd) != 0) die(path);
 }
@@ -98,15 +103,16 @@ std::vector<size_t> shuffled(size_t count, uint64_t seed) {
 }
 
 void make_durable(const std::string& how, const File& file, char* memory) {
-  int status = 0;
-  if (how == "mmap") {
-    status = msync(memory, file.bytes, MS_SYNC);
-  } else if (how == "pwrite") {
-    status = fdatasync(file.fd);
-  } else {
-    status = fsync(file.fd);
-  }
+  const int status = how == "mmap" ? msync(memory, file.bytes, MS_SYNC) : fdatasync(file.fd);
   if (status != 0) die("sync");
+}
+
+void store_word(const File& file, char* memory, size_t pos, uint64_t word) {
+  if (memory != nullptr) {
+    std::memcpy(memory + pos, &word, sizeof(word));
+  } else if (pwrite(file.fd, &word, sizeof(word), static_cast<off_t>(pos)) < 0) {
+    die("pwrite");
+  }
 }
 
 void time_syncs(const std::string& how, const std::string& path, size_t pages, double seconds) {
@@ -119,17 +125,54 @@ void time_syncs(const std::string& how, const std::string& path, size_t pages, d
   for (uint64_t round = 1; us_since(begun) < seconds * 1e6; ++round) {
     const auto from = Clock::now();
     for (size_t i = 0; i < pages; ++i) {
-      const size_t pos = any(random) * kPageBytes;
-      if (memory != nullptr) {
-        std::memcpy(memory + pos, &round, sizeof(round));
-      } else if (pwrite(file.fd, &round, sizeof(round), static_cast<off_t>(pos)) < 0) {
-        die("pwrite");
-      }
+      store_word(file, memory, any(random) * kPageBytes, round);
     }
     make_durable(how, file, memory);
     times.push_back(us_since(from));
   }
   print_times(std::move(times));
+}
+
+// A file whose every page is stored into, in one way.
+struct Held {
+  std::string how;
+  File file;
+  char* memory;
+  std::vector<double> whole = {};    // times of a round
+  std::vector<double> durable = {};  // of what comes after its stores
+};
+
+void time_held(const std::string& ways, const std::string& directory, size_t pages,
+               double seconds) {
+  std::vector<Held> all;
+  for (size_t at = 0; at < ways.size();) {
+    const size_t end = std::min(ways.find(',', at), ways.size());
+    const std::string how = ways.substr(at, end - at);
+    const std::string path = directory + "/held-" + how;
+    write_noise(path, pages * kPageBytes);
+    File file(path);
+    char* const memory = memory_of(how, file);
+    all.push_back({how, file, memory});
+    at = end + 1;
+  }
+  const auto begun = Clock::now();
+  for (uint64_t round = 1; us_since(begun) < seconds * 1e6; ++round) {
+    for (Held& held : all) {
+      const auto from = Clock::now();
+      for (size_t i = 0; i < pages; ++i) store_word(held.file, held.memory, i * kPageBytes, round);
+      const auto stored = Clock::now();
+      make_durable(held.how, held.file, held.memory);
+      held.whole.push_back(us_since(from));
+      held.durable.push_back(us_since(stored));
+    }
+  }
+  for (Held& held : all) {
+    std::printf("%s ", held.how.c_str());
+    print_times(std::move(held.whole));
+    std::printf("%s ", held.how.c_str());
+    print_times(std::move(held.durable));
+    unlink((directory + "/held-" + held.how).c_str());
+  }
 }
 
 void time_faults(const std::string& how, const std::string& path, bool store) {
@@ -159,9 +202,11 @@ int main(int argc, char** argv) {
   const std::vector<std::string> words(argv + 1, argv + argc);
   const std::string what = words.empty() ? "" : words[0];
   if (what == "prepare" && words.size() == 3) {
-    prepare(words[1], std::stoul(words[2]));
+    write_noise(words[1], std::stoul(words[2]) * kMib);
   } else if (what == "sync" && words.size() == 5) {
     time_syncs(words[1], words[2], std::stoul(words[3]), std::stod(words[4]));
+  } else if (what == "held" && words.size() == 5) {
+    time_held(words[1], words[2], std::stoul(words[3]), std::stod(words[4]));
   } else if (what == "fault" && words.size() == 4) {
     time_faults(words[1], words[2], words[3] == "store");
   } else {
