@@ -17,6 +17,7 @@
 #include "fusefs/client/fusefs.h"
 
 #define BLOCK_BYTES 4096u
+#define HUGE_BYTES (2u << 20)
 
 /* Held for as long as it takes to find, put in or take out. */
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -90,6 +91,27 @@ static int fetch(int fd, struct fusefs_window_open* window_open, struct window* 
   return fetch_by_socket(window_open, window);
 }
 
+/* At a multiple of HUGE_BYTES, if it is that large: then madvise(MADV_COLLAPSE) can make huge pages
+ * of it.
+ */
+static void* map_aligned(size_t bytes, int protection, int memory) {
+  if (bytes < HUGE_BYTES) return mmap(NULL, bytes, protection, MAP_SHARED, memory, 0);
+  char* reserved =
+      mmap(NULL, bytes + HUGE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (reserved == MAP_FAILED) return MAP_FAILED;
+  const size_t before = (HUGE_BYTES - (uintptr_t)reserved % HUGE_BYTES) % HUGE_BYTES;
+  void* at = mmap(reserved + before, bytes, protection, MAP_SHARED | MAP_FIXED, memory, 0);
+  if (at == MAP_FAILED) {
+    const int error = errno;
+    munmap(reserved, bytes + HUGE_BYTES);
+    errno = error;
+    return MAP_FAILED;
+  }
+  if (before != 0) munmap(reserved, before);
+  munmap(reserved + before + bytes, HUGE_BYTES - before);
+  return at;
+}
+
 static int map_memory(int fd, struct fusefs_window_open* window_open, struct window* window) {
   if (ask_for_window(fd, window_open) != 0) return -1;
   window->ref.window = window_open->window;
@@ -99,7 +121,7 @@ static int map_memory(int fd, struct fusefs_window_open* window_open, struct win
   window->bytes = window_open->mapped_bytes;
   const int protection =
       (window_open->flags & FUSEFS_WINDOW_WRITE) != 0 ? PROT_READ | PROT_WRITE : PROT_READ;
-  void* at = mmap(NULL, window->bytes, protection, MAP_SHARED, memory, 0);
+  void* at = map_aligned(window->bytes, protection, memory);
   const int error = errno;
   close(memory);
   if (at == MAP_FAILED) return fail(error, "mapping %zu bytes", window->bytes);
