@@ -7,7 +7,8 @@
 //   bench_window_io DIRECTION HOW SOURCE TARGET MIB PIECE-KIB SECONDS THREADS
 //       DIRECTION  read (SOURCE to memory), write (memory, filled from SOURCE, to TARGET), copy (both)
 //       HOW        window (fusefs_io, a pinned window), mapped (the same, a mapped one), buffered
-//                  (pread and pwrite, an fdatasync with each pass), direct (O_DIRECT, also of devices)
+//                  (pread and pwrite, an fdatasync with each pass), direct (O_DIRECT, also of devices);
+//                  window-huge, direct-huge: the same with memory made of huge pages
 //       MIB        of each; if SOURCE is TARGET, half of that, the first and the second
 //       THREADS    have parts of both, and memory of their own
 //
@@ -38,6 +39,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr size_t kMib = 1 << 20;
+constexpr size_t kHugeBytes = 2 << 20;
 constexpr size_t kPageWords = 4096 / 8;
 
 [[noreturn]] void die(const std::string& what) {
@@ -78,7 +80,10 @@ struct Plan {
   double seconds = 0;
   size_t threads = 1;
 
+  bool huge = false;
+
   bool by_window() const { return how == "window" || how == "mapped"; }
+  size_t memory_bytes() const { return huge ? std::max(piece, kHugeBytes) : piece; }
 };
 
 struct File {
@@ -104,6 +109,7 @@ class Mover {
     from_ = number * part_bytes_;
     to_ = from_ + (same ? bytes : 0);
     make_memory(number);
+    if (plan.huge) make_huge();
     get(0);  // what is written is of the same kind as what is read
   }
   ~Mover() {
@@ -130,17 +136,33 @@ class Mover {
     if (plan_.by_window()) {
       window_path_ = plan_.target + ".window" + std::to_string(number);
       const int fd = open(window_path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-      if (fd < 0 || ftruncate(fd, static_cast<off_t>(plan_.piece)) != 0) die(window_path_);
+      if (fd < 0 || ftruncate(fd, static_cast<off_t>(plan_.memory_bytes())) != 0) die(window_path_);
       auto* const make = plan_.how == "window" ? fusefs_pin : fusefs_map;
-      memory_ = static_cast<char*>(make(fd, 0, plan_.piece, FUSEFS_WRITE));
+      memory_ = static_cast<char*>(make(fd, 0, plan_.memory_bytes(), FUSEFS_WRITE));
       if (memory_ == nullptr) die(fusefs_error());
       return;
     }
     const int fd = memfd_create("bench_window_io", MFD_CLOEXEC);
-    if (fd < 0 || ftruncate(fd, static_cast<off_t>(plan_.piece)) != 0) die("memfd");
-    void* const at = mmap(nullptr, plan_.piece, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    const size_t bytes = plan_.memory_bytes();
+    if (fd < 0 || ftruncate(fd, static_cast<off_t>(bytes)) != 0) die("memfd");
+    // Where huge pages can be.
+    void* const reserved = mmap(nullptr, bytes + kHugeBytes, PROT_NONE,
+                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (reserved == MAP_FAILED) die("mmap");
+    const uintptr_t place =
+        (reinterpret_cast<uintptr_t>(reserved) + kHugeBytes - 1) & ~(kHugeBytes - 1);
+    void* const at = mmap(reinterpret_cast<void*>(place), bytes, PROT_READ | PROT_WRITE,
+                          MAP_SHARED | MAP_FIXED, fd, 0);
     if (at == MAP_FAILED) die("mmap");
     memory_ = static_cast<char*>(at);
+  }
+
+  void make_huge() const {
+    constexpr int kCollapse = 25;  // MADV_COLLAPSE, of newer headers
+    memory_[0] = 1;                // not where nothing is
+    if (madvise(memory_, plan_.memory_bytes() / kHugeBytes * kHugeBytes, kCollapse) != 0) {
+      die("huge pages");
+    }
   }
 
   void get(size_t pos) const {
@@ -208,7 +230,9 @@ int main(int argc, char** argv) {
   Plan plan;
   plan.reads = words[0] == "read" || words[0] == "copy";
   plan.writes = words[0] == "write" || words[0] == "copy";
-  plan.how = words[1];
+  const size_t suffix = words[1].find("-huge");
+  plan.how = words[1].substr(0, suffix);
+  plan.huge = suffix != std::string::npos;
   plan.source = words[2];
   plan.target = words[3];
   plan.bytes = std::stoul(words[4]) << 20;
