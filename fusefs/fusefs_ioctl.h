@@ -187,7 +187,7 @@ struct fusefs_unshare_range {
  * EBADF: not open so. EINVAL: not aligned, empty, beyond the last block of the file, unknown
  * version or flags. EBUSY: overlaps another window. EPERM: immutable or append-only, or MAPPED
  * without WRITE. ENOMEM: more than the mount or this user may pin (-o pin_limit), or a limit of the
- * daemon. ENOSPC, EIO: as for writing and reading the range.
+ * daemon (1 TiB of windows of a user is one). ENOSPC, EIO: as for writing and reading the range.
  */
 struct fusefs_window_open {
   __u32 version;      /* of this structure: 1 */

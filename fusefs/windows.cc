@@ -69,10 +69,17 @@ Attempt<std::shared_ptr<WindowHolder>> Windows::add(const WindowRequest& request
     if (!window) return Error::too_busy;
   }
   if (holders_.size() >= kWindowHoldersMax) return Error::no_memory;
+  const auto found = of_user_.find(request.uid);
+  const OfUser had = found != of_user_.end() ? found->second : OfUser();
+  if (had.holders >= kWindowHoldersMaxPerUser) return Error::no_memory;
+  const uint64_t more = window ? 0 : block_bytes(request.range.count());
   if (!window && windows_.size() >= kWindowsMax) return Error::no_memory;
-  size_t& of_user = holders_of_user_[request.uid];
-  if (of_user >= kWindowHoldersMaxPerUser) return Error::no_memory;
+  if (more > kWindowBytesMaxPerUser - had.bytes || more > kWindowBytesMax - bytes_) {
+    return Error::no_memory;
+  }
 
+  of_user_[request.uid] = {had.holders + 1, had.bytes + more};
+  bytes_ += more;
   if (!window) {
     window = std::shared_ptr<Window>(new Window{++last_window_, request.inode, request.range,
                                                 request.kind, request.uid, request.now});
@@ -80,7 +87,6 @@ Attempt<std::shared_ptr<WindowHolder>> Windows::add(const WindowRequest& request
   }
   ++window->holder_count;
   if (request.writable) ++window->writer_count;
-  ++of_user;
   const std::shared_ptr<WindowHolder> holder(new WindowHolder{++last_holder_,
                                                               window,
                                                               {entropy(), entropy()},
@@ -127,11 +133,17 @@ std::shared_ptr<WindowMemory> Windows::remove(const std::shared_ptr<WindowHolder
   if (holders_.erase(holder->number) == 0) return nullptr;
   ++stats_.ended_count;
   Window& window = *holder->window;
-  const auto of_user = holders_of_user_.find(window.uid);
-  if (--of_user->second == 0) holders_of_user_.erase(of_user);
+  const auto of_user = of_user_.find(window.uid);
+  const bool is_last = window.holder_count == 1;
+  if (is_last) {
+    bytes_ -= window.len();
+    of_user->second.bytes -= window.len();
+  }
+  if (--of_user->second.holders == 0) of_user_.erase(of_user);
   if (holder->writable) --window.writer_count;
   if (holders_.empty()) emptied_.wake_all();
-  if (--window.holder_count != 0) return nullptr;
+  --window.holder_count;
+  if (!is_last) return nullptr;
   const auto [first, last] = windows_.equal_range(window.inode->ino);
   windows_.erase(
       std::find_if(first, last, [&](const auto& entry) { return entry.second.get() == &window; }));

@@ -49,6 +49,11 @@ inline constexpr size_t kWindowsMax = 1024;
 inline constexpr size_t kWindowHoldersMax = 4096;
 inline constexpr size_t kWindowHoldersMaxPerUser = 1024;
 
+// Of the daemon's addresses, of which there are 128 TiB: the whole of a window is mapped, however
+// few of its pages are there.
+inline constexpr uint64_t kWindowBytesMax = 16ull << 40;
+inline constexpr uint64_t kWindowBytesMaxPerUser = 1ull << 40;
+
 // Numbers of control files as inodes: never those of inodes of the volume.
 inline constexpr uint64_t kWindowNodeBit = 1ull << 63;
 inline bool is_window_node(uint64_t node) { return (node & kWindowNodeBit) != 0; }
@@ -188,7 +193,12 @@ class Windows {
   std::map<uint64_t, std::shared_ptr<WindowHolder>> holders_;  // by number
   std::map<WindowSecret, std::shared_ptr<WindowHolder>> by_secret_;
   std::unordered_multimap<uint64_t, uint64_t> by_descriptor_;  // handle -> number
-  std::unordered_map<uint32_t, size_t> holders_of_user_;
+  struct OfUser {
+    size_t holders = 0;
+    uint64_t bytes = 0;  // of his windows
+  };
+  std::unordered_map<uint32_t, OfUser> of_user_;
+  uint64_t bytes_ = 0;  // of all windows
   uint64_t last_window_ = 0;
   uint64_t last_holder_ = 0;
   Waitable emptied_;

@@ -252,6 +252,36 @@ TEST_CASE("a control file is nothing but memory") {
       0);
 }
 
+TEST_CASE("windows do not take more addresses than a user, and all, may have") {
+  WindowRig rig(TestSeed{1});
+  fuse_setattr_in larger{};
+  larger.valid = FATTR_SIZE;
+  larger.size = kWindowBytesMax + kWindowBytesMaxPerUser;
+  REQUIRE(rig.call(FUSE_SETATTR, rig.node, Body(larger)).error == 0);
+  constexpr uint32_t kMapped = FUSEFS_WINDOW_MAPPED | kWrite;
+  constexpr auto kUsers = static_cast<uint32_t>(kWindowBytesMax / kWindowBytesMaxPerUser);
+  std::vector<uint64_t> descriptors;
+  const auto try_window = [&](uint64_t pos, uint64_t len) {
+    descriptors.push_back(rig.open(rig.node, O_RDWR));
+    return rig.try_open(descriptors.back(), kMapped, pos, len).error;
+  };
+  for (uint32_t user = 0; user < kUsers; ++user) {
+    rig.kernel().set_caller(1000 + user, 1000);
+    const uint64_t pos = user * kWindowBytesMaxPerUser;
+    CHECK(try_window(pos, kWindowBytesMaxPerUser / 2) == 0);
+    CHECK(try_window(pos, kWindowBytesMaxPerUser / 2) == 0);  // the same
+    CHECK(try_window(pos + kWindowBytesMaxPerUser / 2, kWindowBytesMaxPerUser / 2 + kPage) ==
+          ENOMEM);
+    CHECK(try_window(pos + kWindowBytesMaxPerUser / 2, kWindowBytesMaxPerUser / 2) == 0);
+    CHECK(try_window(kWindowBytesMax, kPage) == ENOMEM);
+  }
+  rig.kernel().set_caller(999, 999);
+  CHECK(try_window(kWindowBytesMax, kPage) == ENOMEM);
+  for (const uint64_t descriptor : descriptors) rig.release(rig.node, descriptor);
+  CHECK(rig.holder_count() == 0);
+  CHECK(try_window(kWindowBytesMax, kWindowBytesMaxPerUser) == 0);
+}
+
 TEST_CASE("flush and direct I/O take who has the secret, and is the user") {
   WindowRig rig(TestSeed{1});
   const auto window = rig.open_window(rig.handle, kPinned | kWrite);
