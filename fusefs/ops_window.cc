@@ -216,7 +216,9 @@ Attempt<void> try_open_window(FuseOperation& op, IoctlStash& answer, WindowOpenS
     stash.phase = Phase::socket;
   }
   if (stash.phase == Phase::socket) {
-    if (!stash.holder->by_file) ATTEMPT_OK(server.window_socket().start());
+    // The faults of a mapped one come by it.
+    const bool mapped = stash.holder->window->kind == WindowKind::mapped;
+    if (mapped || !stash.holder->by_file) ATTEMPT_OK(server.window_socket().start());
     stash.phase = Phase::pin;
   }
   Ref<Pin> pin;

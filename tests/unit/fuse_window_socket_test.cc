@@ -122,13 +122,21 @@ OwnedFd empty_userfaultfd() {
   return OwnedFd(static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | 1)));
 }
 
+TEST_CASE("a mapped window has a connection to its memory also where it has a control file") {
+  WindowRig rig(TestSeed{1});
+  CHECK(rig.open_window(rig.handle, kPinned, 0, kPage).road == FUSEFS_WINDOW_ROAD_FILE);
+  const auto window =
+      rig.open_window(rig.handle, FUSEFS_WINDOW_MAPPED | kWrite, 8 * kPage, 8 * kPage);
+  CHECK(window.road == (FUSEFS_WINDOW_ROAD_FILE | FUSEFS_WINDOW_ROAD_SOCKET));
+  CHECK(connect_to(window));
+}
+
 TEST_CASE("the faults of a program end with its connection, whatever else keeps its window") {
   WindowRig rig(TestSeed{1});
   const OwnedFd faults = empty_userfaultfd();
   if (!faults || geteuid() != 0) return;
   constexpr uint32_t kMapped = FUSEFS_WINDOW_MAPPED | kWrite;
-  rig.open_window(rig.open(rig.node, O_RDWR),
-                  kMapped | FUSEFS_WINDOW_SOCKET);  // so that it listens
+  rig.open_window(rig.open(rig.node, O_RDWR), kMapped);
   const auto window = rig.open_window(rig.handle, kMapped);
   const fuse_entry_out file = rig.lookup(kRoot, window.file);
   const auto serve_faults = [&](const OwnedFd& connection) {
