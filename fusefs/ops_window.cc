@@ -37,6 +37,7 @@ struct WindowOpenStash {
   Notifier::Stash notify;
   std::shared_ptr<WindowHolder> holder;
   std::shared_ptr<MadeMemory> made;
+  WindowSocket::StartStash socket;
   PinStash pin;
   bool pinning = false;  // the mapped window: others wait
 };
@@ -218,7 +219,7 @@ Attempt<void> try_open_window(FuseOperation& op, IoctlStash& answer, WindowOpenS
   if (stash.phase == Phase::socket) {
     // The faults of a mapped one come by it.
     const bool mapped = stash.holder->window->kind == WindowKind::mapped;
-    if (mapped || !stash.holder->by_file) ATTEMPT_OK(server.window_socket().start());
+    if (mapped || !stash.holder->by_file) ATTEMPT_OK(server.window_socket().start(stash.socket));
     stash.phase = Phase::pin;
   }
   Ref<Pin> pin;

@@ -37,18 +37,15 @@ bool let_send_descriptors(const OwnedFd& fd, bool on) {
 
 // ---- Starting and stopping ----
 
-Attempt<void> WindowSocket::start() {
-  switch (phase_) {
-    case Phase::listening:
-      return {};
-    case Phase::failed:
-      return Error::not_supported;
-    case Phase::starting:
-      return restart_after(started_, RestartReason::data_io);
-    case Phase::idle:
-      break;
+Attempt<void> WindowSocket::start(StartStash& stash) {
+  if (phase_ == Phase::listening) return {};
+  if (stash.awaited != 0 && stash.awaited <= failed_try_) return Error::not_supported;
+  if (phase_ == Phase::starting) {
+    stash.awaited = tries_;
+    return restart_after(started_, RestartReason::data_io);
   }
   phase_ = Phase::starting;
+  stash.awaited = ++tries_;
   return restart_after_outside([this] {
     Result<std::string> address = listen();
     if (address.ok()) {
@@ -60,8 +57,13 @@ Attempt<void> WindowSocket::start() {
       }
     }
     const MonitorHold hold(server_.monitor());
-    phase_ = address.ok() ? Phase::listening : Phase::failed;
-    if (address.ok()) address_ = std::move(address).value();
+    if (address.ok()) {
+      phase_ = Phase::listening;
+      address_ = std::move(address).value();
+    } else {
+      phase_ = Phase::idle;
+      failed_try_ = tries_;
+    }
     started_.wake_all();
   });
 }

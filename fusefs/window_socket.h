@@ -54,10 +54,13 @@ class WindowSocket {
   WindowSocket(const WindowSocket&) = delete;
   WindowSocket& operator=(const WindowSocket&) = delete;
 
+  struct StartStash {
+    uint64_t awaited = 0;  // the try that it waits for
+  };
   // Listens, if it does not yet. Monitor held.
   //   Restarts  outside, until it does
-  //   Errors    not_supported
-  Attempt<void> start();
+  //   Errors    not_supported: not now; the next may have more luck
+  Attempt<void> start(StartStash& stash);
   // Without the leading zero byte; empty while it does not listen. Monitor held.
   const std::string& address() const { return address_; }
   // Closes all connections; holders stay as they are. Without the monitor.
@@ -97,8 +100,10 @@ class WindowSocket {
 
   Server& server_;
   // Monitor held.
-  enum class Phase : uint8_t { idle, starting, listening, failed };
+  enum class Phase : uint8_t { idle, starting, listening };
   Phase phase_ = Phase::idle;
+  uint64_t tries_ = 0;
+  uint64_t failed_try_ = 0;  // the last that did
   std::string address_;
   Waitable started_;
 

@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
@@ -128,6 +129,32 @@ TEST_CASE("a mapped window has a connection to its memory also where it has a co
   const auto window =
       rig.open_window(rig.handle, FUSEFS_WINDOW_MAPPED | kWrite, 8 * kPage, 8 * kPage);
   CHECK(window.road == (FUSEFS_WINDOW_ROAD_FILE | FUSEFS_WINDOW_ROAD_SOCKET));
+  CHECK(connect_to(window));
+}
+
+// While it lives there is room for `count` - 1 descriptors.
+struct FewDescriptors {
+  explicit FewDescriptors(rlim_t count) {
+    getrlimit(RLIMIT_NOFILE, &before);
+    std::vector<OwnedFd> next;
+    for (rlim_t i = 0; i < count; ++i) next.emplace_back(dup(0));
+    const rlimit few{static_cast<rlim_t>(next.back().get()), before.rlim_max};
+    REQUIRE(setrlimit(RLIMIT_NOFILE, &few) == 0);
+  }
+  ~FewDescriptors() { setrlimit(RLIMIT_NOFILE, &before); }
+  rlimit before{};
+};
+
+TEST_CASE("a socket that could not be made is made for the next window") {
+  WindowRig rig(TestSeed{1}, false);
+  {
+    const FewDescriptors enough_for_the_memory(3);
+    CHECK(rig.try_open(rig.handle, kPinned | kWrite).error == EOPNOTSUPP);
+    CHECK(rig.try_open(rig.handle, kPinned | kWrite).error == EOPNOTSUPP);
+  }
+  CHECK(rig.holder_count() == 0);
+  const auto window = rig.open_window(rig.handle, kPinned | kWrite);
+  CHECK(window.road == FUSEFS_WINDOW_ROAD_SOCKET);
   CHECK(connect_to(window));
 }
 
