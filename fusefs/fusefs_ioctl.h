@@ -170,7 +170,8 @@ struct fusefs_unshare_range {
  *   says that this holder has gone.
  *
  * A window lasts until all who hold it have gone: until the file has been closed and unmapped, and
- * the connection closed. One that nobody came for ends with the descriptor it was made on.
+ * the connection closed. One that nobody came for ends with the descriptor it was made on, or
+ * WINDOW_GIVE_BACK.
  *
  * PINNED: all pages are there, and stay. What is stored becomes durable by fsync(2) of the file.
  * MAPPED: pages come when they are touched, and the daemon knows which are stored into. Needs a
@@ -278,5 +279,12 @@ struct fusefs_window_io {
  * all, others what is theirs.
  */
 #define FUSEFS_IOC_PINS _IOWR(FUSEFS_IOCTL_MAGIC, 11, struct fusefs_stats_piece)
+
+/* On the file of the window: its memory will not be come for. From now on the descriptor that it
+ * was opened on does not keep it; as when that is closed.
+ *
+ * ESTALE: as for WINDOW_FLUSH.
+ */
+#define FUSEFS_IOC_WINDOW_GIVE_BACK _IOW(FUSEFS_IOCTL_MAGIC, 12, struct fusefs_window_ref)
 
 #endif

@@ -275,6 +275,20 @@ Attempt<void> flush_window(FuseOperation& op, IoctlStash& answer, FlushStash& st
   return refresh_window(op.server(), *stash.holder->window, stash.refresh);
 }
 
+// ---- Giving back ----
+
+struct GiveBackStash {};
+
+Attempt<void> give_back_window(FuseOperation& op, IoctlStash& answer, GiveBackStash&) {
+  const auto holder = find_holder(op, get_in<fusefs_window_ref>(op));
+  if (holder && op.node() == holder->window->inode->ino) {
+    op.server().windows().give_back(holder);
+  } else {
+    answer.errno_value = ESTALE;
+  }
+  return {};
+}
+
 // ---- Direct I/O ----
 
 struct WindowIoStash {
@@ -456,6 +470,9 @@ bool serve_window_ioctl(unsigned command) {
   switch (command) {
     case FUSEFS_IOC_WINDOW_OPEN:
       serve_ioctl<WindowOpenStash>(open_window);
+      return true;
+    case FUSEFS_IOC_WINDOW_GIVE_BACK:
+      serve_ioctl<GiveBackStash>(give_back_window);
       return true;
     case FUSEFS_IOC_WINDOW_IO:
       serve_ioctl<WindowIoStash>(window_io);

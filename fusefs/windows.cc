@@ -206,10 +206,12 @@ void Windows::close_descriptor(uint64_t handle) {
   std::vector<std::shared_ptr<WindowHolder>> opened;
   const auto [first, last] = by_descriptor_.equal_range(handle);
   for (auto at = first; at != last; ++at) opened.push_back(find_number(at->second));
-  for (const auto& holder : opened) {
-    note_taken(holder);
-    look_after(holder);
-  }
+  for (const auto& holder : opened) give_back(holder);
+}
+
+void Windows::give_back(const std::shared_ptr<WindowHolder>& holder) {
+  note_taken(holder);
+  look_after(holder);
 }
 
 void Windows::note_taken(const std::shared_ptr<WindowHolder>& holder) {

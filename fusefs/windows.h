@@ -165,6 +165,8 @@ class Windows {
   void add_lookup(uint64_t node);
   void forget(uint64_t node, uint64_t count);
   void close_descriptor(uint64_t handle);
+  // Nobody will come for the memory.
+  void give_back(const std::shared_ptr<WindowHolder>& holder);
   // Somebody has come for the memory: from now on its descriptor does not keep it.
   void note_taken(const std::shared_ptr<WindowHolder>& holder);
   void add_connection(WindowHolder& holder) { ++holder.connections; }

@@ -75,6 +75,15 @@ static int ask_for_window(int fd, struct fusefs_window_open* window_open) {
   return 0;
 }
 
+/* A window that nobody has come for is not to last as long as the caller's descriptor. */
+static void give_back(int fd, const struct fusefs_window_open* window_open) {
+  struct fusefs_window_ref ref = {.window = window_open->window};
+  memcpy(ref.secret, window_open->secret, sizeof ref.secret);
+  const int error = errno;
+  if (ioctl(fd, FUSEFS_IOC_WINDOW_GIVE_BACK, &ref) == 0) atomic_store(&has_unmapped, true);
+  errno = error;
+}
+
 /* The memory's descriptor; `window_open` is asked again where only the socket can be reached. */
 static int fetch(int fd, struct fusefs_window_open* window_open, struct window* window) {
   if ((window_open->road & FUSEFS_WINDOW_ROAD_FILE) != 0 &&
@@ -82,6 +91,7 @@ static int fetch(int fd, struct fusefs_window_open* window_open, struct window* 
     const int memory = fetch_by_file(fd, window_open, window);
     if (memory >= 0) return memory;
     if ((window_open->road & FUSEFS_WINDOW_ROAD_SOCKET) == 0) {
+      give_back(fd, window_open);
       window_open->flags |= FUSEFS_WINDOW_SOCKET;
       if (ask_for_window(fd, window_open) != 0) return -1;
     }
@@ -112,8 +122,7 @@ static void* map_aligned(size_t bytes, int protection, int memory) {
   return at;
 }
 
-static int map_memory(int fd, struct fusefs_window_open* window_open, struct window* window) {
-  if (ask_for_window(fd, window_open) != 0) return -1;
+static int map_opened(int fd, struct fusefs_window_open* window_open, struct window* window) {
   window->ref.window = window_open->window;
   memcpy(window->ref.secret, window_open->secret, sizeof window->ref.secret);
   const int memory = fetch(fd, window_open, window);
@@ -127,6 +136,13 @@ static int map_memory(int fd, struct fusefs_window_open* window_open, struct win
   if (at == MAP_FAILED) return fail(error, "mapping %zu bytes", window->bytes);
   window->memory = at;
   return window->mapped ? serve_faults(window) : 0;
+}
+
+static int map_memory(int fd, struct fusefs_window_open* window_open, struct window* window) {
+  if (ask_for_window(fd, window_open) != 0) return -1;
+  if (map_opened(fd, window_open, window) == 0) return 0;
+  give_back(fd, window_open);
+  return -1;
 }
 
 static void* open_window(int fd, off_t offset, size_t length, unsigned flags, __u32 kind) {

@@ -131,6 +131,33 @@ TEST_CASE("a holder is kept by descriptor, control file and connection, and ends
   });
 }
 
+TEST_CASE("who gives a window back before anybody has come for it has none") {
+  WindowRig rig(TestSeed{1});
+  const auto window = rig.open_window(rig.handle, kPinned | kWrite);
+  const auto taken = rig.open_window(rig.handle, kPinned);
+  const uint64_t node = rig.lookup(kRoot, taken.file).nodeid;
+  uint64_t other_handle = 0;
+  const uint64_t other = rig.create("other", &other_handle).nodeid;
+  const auto give_back = [&](uint64_t at, uint64_t handle, const fusefs_window_ref& ref) {
+    return rig.ioctl(at, handle, FUSEFS_IOC_WINDOW_GIVE_BACK, ref).error;
+  };
+  fusefs_window_ref wrong = ref_of(window);
+  wrong.secret[0] ^= 1;
+  CHECK(give_back(rig.node, rig.handle, wrong) == ESTALE);
+  CHECK(give_back(other, other_handle, ref_of(window)) == ESTALE);
+  rig.kernel().set_caller(1000, 1000);
+  CHECK(give_back(rig.node, rig.handle, ref_of(window)) == ESTALE);
+  rig.kernel().set_caller(0, 0);
+  CHECK(rig.holder_count() == 2);
+  CHECK(give_back(rig.node, rig.handle, ref_of(window)) == 0);
+  CHECK(rig.holder_count() == 1);
+  CHECK(give_back(rig.node, rig.handle, ref_of(window)) == ESTALE);
+  CHECK(give_back(rig.node, rig.handle, ref_of(taken)) == 0);
+  CHECK(rig.holder_count() == 1);  // by its file
+  rig.forget(node, 1);
+  CHECK(rig.holder_count() == 0);
+}
+
 TEST_CASE("answers that do not arrive leave no window and no lookup behind") {
   for_each_seed(1, [](const TestSeed& seed) {
     WindowRig rig(seed);
