@@ -85,6 +85,8 @@ int fusefs_unmap(void* window);
 /* One line that says what the last failure in this thread was about. Valid until the next. */
 const char* fusefs_error(void);
 
+#pragma GCC visibility pop
+
 #ifdef __cplusplus
 }
 #endif
