@@ -273,7 +273,7 @@ void FaultChannel::carry_out(const Order& order) {
       refuse(order);
       return;
     case Change::upgrade:
-      (void)set_protection(fd, all, false);
+      if (set_protection(fd, all, false) != 0) wake_up(fd, all);
       return;
     case Change::protect:
       if (set_protection(fd, all, true) == 0) return;
@@ -290,9 +290,10 @@ void FaultChannel::carry_out(const Order& order) {
   if (let_reach(fd, all, !store) == 0) return;
   for (uint64_t i = 0; i < order.count; ++i) {
     const uffdio_range page = range_of(address_, order.first + i, 1);
-    if (let_reach(fd, page, !store) != EEXIST) continue;
-    // It can be reached already.
-    if (store) (void)set_protection(fd, page, false);
+    const int error = let_reach(fd, page, !store);
+    if (error == 0) continue;
+    // It can be reached already. With anything else who waits faults again.
+    if (error == EEXIST && store) (void)set_protection(fd, page, false);
     wake_up(fd, page);
   }
 }
