@@ -12,6 +12,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "fusefs/client/window.h"
@@ -68,9 +69,16 @@ struct refused {
   struct pages {
     char* at;
     size_t bytes;
-  } pages[REFUSED_MAX];
+    int64_t until_ms;
+  } pages[REFUSED_MAX]; /* the oldest first */
   size_t count;
 };
+
+static int64_t now_ms(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
 
 /* Whoever touches it next asks the daemon again. */
 static void let_try_again(struct refused* refused, size_t count) {
@@ -81,6 +89,16 @@ static void let_try_again(struct refused* refused, size_t count) {
   memmove(refused->pages, refused->pages + count, refused->count * sizeof refused->pages[0]);
 }
 
+/* Those whose time is over. Returns the milliseconds until that of the next; -1: there is none. */
+static int let_old_try_again(struct refused* refused) {
+  if (refused->count == 0) return -1;
+  const int64_t now = now_ms();
+  size_t old = 0;
+  while (old < refused->count && refused->pages[old].until_ms <= now) ++old;
+  let_try_again(refused, old);
+  return refused->count == 0 ? -1 : (int)(refused->pages[0].until_ms - now);
+}
+
 /* Who waits for the page, and who touches it from now on, gets SIGBUS. The page itself stays as it
  * is, in the memory that the daemon sees; only our way to it goes.
  */
@@ -88,7 +106,7 @@ static void refuse(const struct window* window, const struct fusefs_window_refus
                    struct refused* refused) {
   if (refusal->pos >= window->bytes || refusal->len > window->bytes - refusal->pos) return;
   if (refused->count == REFUSED_MAX) let_try_again(refused, 1);
-  const struct pages pages = {window->memory + refusal->pos, refusal->len};
+  const struct pages pages = {window->memory + refusal->pos, refusal->len, now_ms() + REFUSED_MS};
   madvise(pages.at, pages.bytes, MADV_DONTNEED);
   const struct uffdio_range range = {.start = (uintptr_t)pages.at, .len = pages.bytes};
   /* Its protection would be in the way of the poison. Who waits shall not look in between. */
@@ -96,7 +114,9 @@ static void refuse(const struct window* window, const struct fusefs_window_refus
                                           .mode = UFFDIO_WRITEPROTECT_MODE_DONTWAKE};
   ioctl(window->faults, UFFDIO_WRITEPROTECT, &unprotect);
   struct poison poison = {.range = range};
-  ioctl(window->faults, POISON, &poison);
+  /* The daemon may have protected it again meanwhile. Who waits then faults once more. */
+  struct uffdio_range woken = range;
+  if (ioctl(window->faults, POISON, &poison) != 0) ioctl(window->faults, UFFDIO_WAKE, &woken);
   refused->pages[refused->count++] = pages;
 }
 
@@ -105,10 +125,11 @@ static void refuse(const struct window* window, const struct fusefs_window_refus
  * waits in a fault then finds it so.
  */
 static void note_death(struct window* window) {
-  const int empty = (int)syscall(SYS_memfd_create, "fusefs-dead", MFD_CLOEXEC);
-  if (empty < 0) return; /* what has been loaded stays, the rest never comes */
-  mmap(window->memory, window->bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, empty, 0);
-  close(empty);
+  mmap(window->memory, window->bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, window->empty,
+       0);
+  /* The daemon's descriptor may be there for a while yet. */
+  struct uffdio_range all = {.start = (uintptr_t)window->memory, .len = window->bytes};
+  ioctl(window->faults, UFFDIO_WAKE, &all);
   const int faults = window->faults;
   window->faults = -1;
   close(faults);
@@ -120,13 +141,9 @@ static void* watch_daemon(void* argument) {
   struct pollfd fds[2] = {{.fd = window->watch_ends[0], .events = POLLRDHUP},
                           {.fd = window->socket, .events = POLLIN | POLLRDHUP}};
   for (;;) {
-    const int ready = poll(fds, 2, refused.count == 0 ? -1 : REFUSED_MS);
-    if (ready < 0) continue; /* EINTR */
+    const int ready = poll(fds, 2, let_old_try_again(&refused));
+    if (ready <= 0) continue; /* EINTR */
     if (fds[0].revents != 0) return NULL;
-    if (ready == 0) {
-      let_try_again(&refused, refused.count);
-      continue;
-    }
     struct fusefs_window_refusal refusal;
     const ssize_t count = recv(window->socket, &refusal, sizeof refusal, MSG_DONTWAIT);
     if (count == (ssize_t)sizeof refusal) {
@@ -147,13 +164,10 @@ static int start_watch(struct window* window) {
   sigset_t all;
   sigset_t before;
   sigfillset(&all);
-  pthread_attr_t attributes;
-  pthread_attr_init(&attributes);
-  pthread_attr_setstacksize(&attributes, 64u << 10);
   pthread_sigmask(SIG_SETMASK, &all, &before);
-  const int error = pthread_create(&window->watcher, &attributes, watch_daemon, window);
+  /* With a stack of the usual size: the program's thread-local storage is in it too. */
+  const int error = pthread_create(&window->watcher, NULL, watch_daemon, window);
   pthread_sigmask(SIG_SETMASK, &before, NULL);
-  pthread_attr_destroy(&attributes);
   if (error != 0) return fail(error, "a thread that listens to the daemon");
   window->watched = true;
   return 0;
@@ -167,6 +181,9 @@ void stop_watch(struct window* window) {
 }
 
 int serve_faults(struct window* window) {
+  /* When the daemon has died there may be no descriptor left. */
+  window->empty = (int)syscall(SYS_memfd_create, "fusefs-dead", MFD_CLOEXEC);
+  if (window->empty < 0) return fail(errno, "an empty file");
   window->faults = new_userfaultfd();
   if (window->faults < 0) return fail(errno, "userfaultfd");
   if (madvise(window->memory, window->bytes, MADV_DONTFORK) != 0) return fail(errno, "madvise");

@@ -24,8 +24,8 @@ static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static struct window* windows;
 
 static void close_window(struct window* window) {
-  const int fds[] = {window->watch_ends[0], window->watch_ends[1], window->faults, window->control,
-                     window->socket};
+  const int fds[] = {window->watch_ends[0], window->watch_ends[1], window->faults,
+                     window->empty,         window->control,       window->socket};
   for (size_t i = 0; i < sizeof fds / sizeof fds[0]; ++i) {
     if (fds[i] >= 0) close(fds[i]);
   }
@@ -174,6 +174,7 @@ static void* open_window(int fd, off_t offset, size_t length, unsigned flags, __
                             .socket = -1,
                             .mapped = kind == FUSEFS_WINDOW_MAPPED,
                             .faults = -1,
+                            .empty = -1,
                             .watch_ends = {-1, -1}};
   struct fusefs_window_open window_open = {
       .version = 1,

@@ -39,6 +39,7 @@ struct window {
   bool mapped;
   bool watched;
   int faults;        /* userfaultfd; the watching thread's while there is one */
+  int empty;         /* the file whose memory it becomes when the daemon dies */
   int watch_ends[2]; /* [0] is the thread's; shutting [1] down ends it */
   pthread_t watcher;
 };
