@@ -14,6 +14,8 @@
  * and what has been stored by then is seen by read(2) and mmap(2) of the file: after fsync(2),
  * fusefs_flush() or the end of the window.
  *
+ * msync(2) of a window makes nothing durable, and mremap(2) must not be used on one.
+ *
  * All functions may be called from several threads at once. What fails sets errno, and
  * fusefs_error() says more. No descriptor survives execve(2). fork(2): the child of a program with
  * a pinned window shares its memory and may unmap it; a mapped window is not there in the child
@@ -26,7 +28,10 @@
 #include <sys/types.h>
 
 #ifdef __cplusplus
+static_assert(sizeof(off_t) == 8, "libfusefs needs -D_FILE_OFFSET_BITS=64");
 extern "C" {
+#else
+_Static_assert(sizeof(off_t) == 8, "libfusefs needs -D_FILE_OFFSET_BITS=64");
 #endif
 
 #pragma GCC visibility push(default)
@@ -42,7 +47,8 @@ extern "C" {
  * NULL: EBADF not open so; EINVAL not aligned, beyond the end, unknown flag; EBUSY it overlaps
  * another window (the same range again, by the same user and kind, is the same memory); ENOMEM the
  * limit of the mount, of this user (-o pin_limit) or of memory; ENOSPC; EPERM; ENOTTY not on a
- * fusefs mount; ENOTCONN the daemon cannot be reached (another network namespace, or it has died).
+ * fusefs mount; EOVERFLOW more than the addresses of a 32-bit program; ENOTCONN the daemon cannot be
+ * reached (another network namespace, or it has died).
  */
 void* fusefs_pin(int fd, off_t offset, size_t length, unsigned flags);
 

@@ -127,7 +127,11 @@ static int map_opened(int fd, struct fusefs_window_open* window_open, struct win
   memcpy(window->ref.secret, window_open->secret, sizeof window->ref.secret);
   const int memory = fetch(fd, window_open, window);
   if (memory < 0) return -1;
-  window->bytes = window_open->mapped_bytes;
+  window->bytes = (size_t)window_open->mapped_bytes;
+  if (window->bytes != window_open->mapped_bytes) {
+    close(memory);
+    return fail(EOVERFLOW, "mapping %llu bytes", (unsigned long long)window_open->mapped_bytes);
+  }
   const int protection =
       (window_open->flags & FUSEFS_WINDOW_WRITE) != 0 ? PROT_READ | PROT_WRITE : PROT_READ;
   void* at = map_aligned(window->bytes, protection, memory);
