@@ -14,8 +14,8 @@
 // the pin. An order to a holder that has gone is done at once.
 //
 // A reactor thread never waits for a holder's address space: grants and protections are handed on
-// to the channels (hand_on_outside()). Only those who wait for a page of the window wait for its
-// holders: its writeback, thus fsync of its file, and sync.
+// to the channels (hand_on_outside()). Nor does any operation for long, but for the fault itself
+// (core/file/late_rights.h).
 #pragma once
 
 #include <map>

@@ -44,6 +44,7 @@ enum class RestartReason : uint8_t {
   dirty_nodes,    // too many dirty tree nodes until a checkpoint ends
   memory,         // the page cache is full of dirty pages
   space,          // free space is being made
+  rights,         // who maps a page has been asked for his right to it, for a while
   idle,           // a background operation with nothing to do
 };
 inline constexpr int kRestartReasonCount = static_cast<int>(RestartReason::idle) + 1;

@@ -32,15 +32,16 @@ constexpr uint32_t kMetadata =
              Reason::dirty_nodes, Reason::durable});
 constexpr uint32_t kFolios = reasons({Reason::folio_locked, Reason::writeback});
 constexpr uint32_t kRange = reasons({Reason::busy_range});
+constexpr uint32_t kRights = reasons({Reason::rights});  // ends by the clock
 constexpr uint32_t kSecondInode = reasons({Reason::two_state});
 constexpr std::array<uint32_t, kLockClassCount> kAllowed = {
-    kOwnIo | kMetadata | kFolios | kRange,        // adder
-    kOwnIo | kMetadata | kFolios | kRange,        // blocker
-    kOwnIo | kMetadata | kFolios | kSecondInode,  // alone
-    kOwnIo | kMetadata | kFolios,                 // busy_range
-    kOwnIo,                                       // folio_lock
-    kOwnIo,                                       // folio_read
-    kOwnIo | kMetadata,                           // writeback_mark
+    kOwnIo | kMetadata | kFolios | kRights | kRange,        // adder
+    kOwnIo | kMetadata | kFolios | kRights | kRange,        // blocker
+    kOwnIo | kMetadata | kFolios | kRights | kSecondInode,  // alone
+    kOwnIo | kMetadata | kFolios,                           // busy_range
+    kOwnIo,                                                 // folio_lock
+    kOwnIo,                                                 // folio_read
+    kOwnIo | kMetadata | kRights,                           // writeback_mark
 };
 
 constexpr std::array<std::string_view, kLockClassCount> kNames = {

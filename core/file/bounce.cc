@@ -77,13 +77,18 @@ void retain(State& state, Keep&& keep) {
   state.bounced.resize(kept);
 }
 
+// Who maps a page may have been granted the right to store: while that is so the page is dirty.
+PinnedPolicy policy_of(const FileContext& context, const Folio& folio) {
+  return folio.is_mapped() ? PinnedPolicy::redirty : context.pins.policy;
+}
+
 void let_go_of_unchanged(FileContext& context, State& state) {
   retain(state, [&](size_t i) {
     const BouncedPage& page = state.bounced[i];
     Folio& folio = *state.folios[i];
     folio.pinned->was_stored = page.copy != nullptr;
     if (page.copy != nullptr) return true;
-    if (context.pins.policy == PinnedPolicy::unpin) {
+    if (policy_of(context, folio) == PinnedPolicy::unpin) {
       context.cache.take_reservation(folio).release();
       context.cache.end_bounce(folio, page.device_sum, false);
     } else {
@@ -125,7 +130,7 @@ Attempt<void> reserve_lacking(FileContext& context, State& state,
 void set_dirtiness(FileContext& context, Folio& folio, const FilePiece& piece) {
   const bool stays = !piece.needs_new_blocks() && piece.state == ExtentState::written;
   PageCache& cache = context.cache;
-  switch (context.pins.policy) {
+  switch (policy_of(context, folio)) {
     case PinnedPolicy::unpin:
       cache.set_storable_dirty(folio, false);
       break;

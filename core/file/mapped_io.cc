@@ -314,7 +314,8 @@ std::vector<FolioRef> storable_run(const Inode& inode, uint64_t pos, const Inode
   const uint64_t pages = std::min(bytes / kPageBytes, kPinnedRunPages);
   for (FileBlock index = file_block_at(at); run.size() < pages; index += kOne) {
     FolioRef page = buffer.mapping.find(index);
-    if (!page || !page->is_storable()) break;
+    // A mapped one may cease to be storable before the device has filled it.
+    if (!page || !page->is_storable() || page->is_mapped()) break;
     if (!run.empty() && run.back()->frame + kPageBytes != page->frame) break;
     run.push_back(std::move(page));
   }

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/file/late_rights.h"
 #include "core/file/pinned_range.h"
 #include "core/file/placement.h"
 #include "core/file/write.h"
@@ -46,6 +47,7 @@ class Pinning {
   void pop_last();
   Attempt<void> unpin(Folio& folio);
   bool settle(Folio& folio);
+  void settle_late(Folio& folio);
   bool is_storable() const { return pin_.kind == PinKind::write; }
 
   FileContext& context_;
@@ -146,7 +148,7 @@ Attempt<void> Pinning::pin_for_reading(const PinRequest& request, FaultStash& fa
 void Pinning::begin_mapped(const PinRequest& request) {
   pin_.frames_ = request.frames;
   pin_.frames_owner_ = request.frames_owner;
-  pin_.protect_ = std::make_shared<const ProtectPages>(request.protect);
+  pin_.rights_ = std::make_shared<MappedRights>(request.protect, context_.pins.rights_wait_ns);
   pin_.stores_ = request.stores;
 }
 
@@ -162,7 +164,7 @@ Result<FolioRef> Pinning::map(FolioRef folio) {
   TRY_OK(context_.pins.charge(pin_));
   Result<FolioRef> placed = place(std::move(folio), pin_.frames_, pin_.frames_owner_);
   CHECK(placed.ok());  // nobody else pins what is mapped
-  cache_.pin_mapped(*placed.value(), pin_.protect_);
+  cache_.pin_mapped(*placed.value(), pin_.rights_);
   pin_.mapped_[placed.value()->index] = placed.value();
   return placed;
 }
@@ -250,7 +252,19 @@ bool Pinning::settle(Folio& folio) {
   return changed;
 }
 
+// A mapped page whose rights were late. Beyond the end it is nobody's.
+void Pinning::settle_late(Folio& folio) {
+  if (file_pos(folio.index) < inode_.attr.size) {
+    touch_contents(context_, inode_);
+    return make_ordinary(context_, inode_, folio);
+  }
+  cache_.set_storable_dirty(folio, false);
+  cache_.take_reservation(folio).release();
+  cache_.unpin(folio, true);
+}
+
 Attempt<void> Pinning::unpin(Folio& folio) {
+  if (pin_.is_mapped() && folio.is_storable()) settle_late(folio);
   const Folio::Pinned& pinned = *folio.pinned;
   const bool last_for_writing = is_storable() && pinned.write_count == 1;
   const bool last = pinned.read_count + pinned.write_count == 1;
@@ -351,6 +365,8 @@ Attempt<void> end_pin(FileContext& context, Pin& pin) {
 void PinFaultStash::end_grant() {
   if (granting) cache->end_grant(*granting, to_store);
   granting.reset();
+  if (rights) rights->end_call(call);
+  rights.reset();
 }
 
 Attempt<void> fault_pinned(FileContext& context, Pin& pin, FileBlock index, PinAccess access,
@@ -373,6 +389,8 @@ Attempt<void> fault_pinned(FileContext& context, Pin& pin, FileBlock index, PinA
   if (page.failed()) return page.error();
   stash.granting = std::move(page).value();
   stash.to_store = access == PinAccess::store;
+  stash.rights = stash.granting->pinned->rights;
+  stash.call = stash.rights->begin_call(context.scheduler.clock().monotonic_ns());
   context.cache.begin_grant(*stash.granting, stash.to_store);
   stash.granted = true;
   return restart_after_outside(grant);

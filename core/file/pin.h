@@ -44,7 +44,7 @@ struct PinRequest {
   std::shared_ptr<void> frames_owner;
   // Of kind mapped, which needs frames as well: takes the right to store from everybody who maps
   // pages of the range, and returns when it is gone. Called without the monitor, also for pages
-  // that nobody may store into. Lives until the pin has ended and what uses it has.
+  // that nobody may store into. It may last as long as it likes (late_rights.h). Lives until the pin has ended and what uses it has.
   ProtectPages protect = {};
   bool stores = true;  // of kind mapped: whether anybody may store at all
 };
@@ -69,7 +69,8 @@ struct PinStash {
 Attempt<Ref<Pin>> begin_pin(FileContext& context, Inode& inode, const PinRequest& request,
                             PinStash& stash);
 
-// Ends it. Stores that come before the attempt that lets go of their page are part of the file.
+// Ends it. Of a mapped range nobody may be kept from carrying out grants any more, or have dropped
+// them: they are waited for. Stores that come before the attempt that lets go of their page are part of the file.
 // Nothing to do for one that has ended.
 //   Restarts  two_state, folio_locked (also while a right to a page is being granted), writeback,
 //             memory (pages in the caller's frames), again
@@ -90,6 +91,8 @@ struct PinFaultStash {
   PageCache* cache = nullptr;
   FolioRef granting;
   bool to_store = false;
+  std::shared_ptr<MappedRights> rights;
+  MappedRights::Call call = 0;
   bool granted = false;
 };
 
@@ -97,7 +100,7 @@ struct PinFaultStash {
 // page is in its frame, and for a store dirty and not being written, `grant` is called, without the
 // monitor: it gives whoever has faulted the right to load, or to load and store. Nobody takes the
 // right to store back before it returns. Readers do not wait for it, only who ends the pin, and for
-// a right to store who cleans the page.
+// a right to store who cleans the page, though not for long (late_rights.h).
 //   Restarts  as fault(); memory (dirty limit); folio_locked, writeback; outside
 //   Errors    nothing has been granted, and the page is as it was: no_space, pin_limit,
 //             pin_limit_per_user; beyond_eof; bad_address (the pin ends, or has ended);

@@ -89,42 +89,41 @@ void zero_bytes(Inode& inode, uint64_t pos, uint64_t end) {
 
 // ---- Mapped ----
 
-Restart protect_mapped(FileContext& context, const std::vector<FolioRef>& folios) {
-  struct Piece {
-    std::shared_ptr<const ProtectPages> protect;
-    FileRange range;
-  };
-  std::vector<Piece> pieces;
-  for (const FolioRef& folio : folios) {
-    if (!folio->is_mapped()) continue;
-    const FileRange page = file_range(folio->index, kOne);
-    const auto& protect = folio->pinned->protect;
-    ++context.pins.counters().protected_pages;
-    if (!pieces.empty() && pieces.back().protect == protect &&
-        pieces.back().range.end == page.first) {
-      pieces.back().range.end = page.end;
-    } else {
-      pieces.push_back({protect, page});
+Attempt<void> ProtectRange::run(FileContext& context, Inode& inode, FileRange range) {
+  if (!begun_) {
+    std::vector<FolioRef> storing;
+    for_each_pinned(inode, range, [&](Folio& folio) {
+      if (folio.is_mapped() && folio.dirty && !folio.is_storable()) storing.emplace_back(&folio);
+    });
+    for (const FolioRef& folio : storing) {
+      const std::shared_ptr<MappedRights>& rights = folio->pinned->rights;
+      if (!folio->is_granting_store() || granting_.is_over(context, *rights)) continue;
+      return granting_.restart(context, rights);
     }
+    granting_.reset();
+    begun_ = true;
+    for (const FolioRef& folio : storing) {
+      if (folio->is_granting_store() || are_late(context, *folio->pinned->rights)) {
+        make_storable(context, inode, *folio);
+      } else {
+        asked_.push_back(folio);
+      }
+    }
+    taken_.ask(context, asked_);
   }
-  return restart_after_outside([pieces = std::move(pieces)] {
-    for (const Piece& piece : pieces) (*piece.protect)(piece.range);
-  });
+  ATTEMPT(const bool taken, taken_.wait(context));
+  for (const FolioRef& folio : asked_) {
+    if (!taken && !taken_.has(*folio)) make_storable(context, inode, *folio);
+  }
+  asked_.clear();
+  return {};
 }
 
-Attempt<void> ProtectRange::run(FileContext& context, const Inode& inode, FileRange range) {
-  if (begun_) return {};
-  std::vector<FolioRef> storing;
-  FolioRef granting;
-  for_each_pinned(inode, range, [&](Folio& folio) {
-    if (!folio.is_mapped() || !folio.dirty) return;
-    if (folio.is_granting_store()) granting = FolioRef(&folio);
-    storing.emplace_back(&folio);
-  });
-  if (granting) return restart_after(granting->changed, RestartReason::folio_locked);
-  begun_ = true;
-  if (storing.empty()) return {};
-  return protect_mapped(context, storing);
+void ProtectRange::reset() {
+  begun_ = false;
+  granting_.reset();
+  asked_.clear();
+  taken_.reset();
 }
 
 uint64_t page_sum(const std::byte* frame, size_t valid) {

@@ -9,7 +9,7 @@
 //     or a hole              before anything changes
 //
 // Mapped pages are changed in the same way. Where they become clean by it, the right to store into
-// them is taken first.
+// them is taken first. Those whose rights are late are storable (late_rights.h).
 //
 // Monitor held for every call. The callers hold the inode's two-state lock, alone, unless told
 // otherwise.
@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "core/file/file_context.h"
+#include "core/file/late_rights.h"
 #include "core/io/aligned_buffer.h"
 
 namespace fusefs {
@@ -25,20 +26,20 @@ namespace fusefs {
 // Checksum of a page of which `valid` bytes count and the rest is taken as zeroes.
 uint64_t page_sum(const std::byte* frame, size_t valid);
 
-// Takes the right to store from who maps some of these, which ascend; outside, and nobody may grant
-// it meanwhile.
-Restart protect_mapped(FileContext& context, const std::vector<FolioRef>& folios);
-
 // Before mapped pages of `range` are made clean with other bytes than who maps them has stored:
-// takes the right to store from him. Holds until the inode's lock, alone, is let go.
-//   Restarts  folio_locked (a right is being granted), outside
+// takes the right to store from him. Holds until the inode's lock, alone, is let go. Pages whose
+// rights are late are storable afterwards: what is to be reserved for those comes after it.
+//   Restarts  rights
 class ProtectRange {
  public:
-  Attempt<void> run(FileContext& context, const Inode& inode, FileRange range);
-  void reset() { begun_ = false; }
+  Attempt<void> run(FileContext& context, Inode& inode, FileRange range);
+  void reset();
 
  private:
   bool begun_ = false;
+  RightsWait granting_;
+  std::vector<FolioRef> asked_;
+  TakenRights taken_;
 };
 
 // Before the blocks of `range` become holes: brings `next` to what storable pages there will need.
@@ -61,7 +62,7 @@ class PinnedSharing {
  public:
   // Before `source` of `from` is shared with `target` of `to`. With `new_content` the target's
   // pinned pages will have the source's bytes: they are read. Requires the source settled.
-  //   Restarts  space, node_load, data_io, folio_locked, outside
+  //   Restarts  space, node_load, data_io, rights
   //   Errors    no_space, io_failed, corrupt: nothing has changed
   Attempt<void> prepare(FileContext& context, Inode& from, FileRange source, Inode& to,
                         FileBlock target, bool new_content, NodePins& pins);

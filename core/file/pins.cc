@@ -10,7 +10,9 @@ Pins::~Pins() {
       if (folio->mapping != nullptr) cache_.unpin(*folio, pin->kind == PinKind::write);
     }
     for (auto& [index, folio] : pin->mapped_) {
-      if (folio->mapping != nullptr) cache_.unpin(*folio, false);
+      if (folio->mapping == nullptr) continue;
+      if (folio->is_storable()) cache_.unpin(*folio, true);
+      cache_.unpin(*folio, false);
     }
     pin->folios_.clear();
     pin->mapped_.clear();

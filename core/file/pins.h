@@ -54,6 +54,7 @@ struct PinStats {
   uint64_t compared_count = 0;            // pages that were looked at for it
   uint64_t redirtied_count = 0;           // times a page was clean and dirty again
   uint64_t protected_pages = 0;           // times the right to store into a mapped page was taken
+  uint64_t late_pages = 0;                // times a mapped page became storable: it could not be
   uint64_t reservation_failed_count = 0;  // blocks for the next write that were not to be had
 };
 
@@ -103,7 +104,7 @@ class Pin final : public RefCounted {
   std::map<FileBlock, FolioRef> mapped_;
   std::byte* frames_ = nullptr;
   std::shared_ptr<void> frames_owner_;
-  std::shared_ptr<const ProtectPages> protect_;
+  std::shared_ptr<MappedRights> rights_;
   bool stores_ = false;
 };
 
@@ -119,6 +120,9 @@ class Pins {
   uint64_t bytes_max_per_user = kPinLimitBytesPerUser;
   PinnedPolicy policy = PinnedPolicy::redirty;
   size_t bounce_inline_pages = kBounceInlinePages;
+  // How long rights may be waited for, of mapped pins that begin from now on; kNeverNs: as long as
+  // it takes, for tests.
+  uint64_t rights_wait_ns = kRightsWaitNs;
   // Told when a pin has ended: the inode may be one that waits to be removed. May be empty.
   std::function<void(InodeNo)> on_end;
 

@@ -272,6 +272,7 @@ Attempt<void> fallocate_range(FileContext& context, Inode& inode, FallocateMode 
     const bool grows = mode != FallocateMode::punch_hole && !keep_size && end > inode.attr.size;
     if (grows) ATTEMPT_OK(clear_tail(context, inode, stash.tail));
     if (mode != FallocateMode::allocate) {
+      if (whole.first < whole.end) ATTEMPT_OK(stash.protect.run(context, inode, whole));
       ATTEMPT_OK(reserve_for_cut(context, inode, whole, stash.next));
       ATTEMPT_OK(zero_edges(context, inode, pos, end, stash));
       stash.cursor = whole.first;
@@ -284,7 +285,6 @@ Attempt<void> fallocate_range(FileContext& context, Inode& inode, FallocateMode 
   if (stash.phase == Phase::cutting) {
     const Phase next = mode == FallocateMode::zero_range ? Phase::allocating : Phase::finishing;
     if (whole.first < whole.end) {
-      ATTEMPT_OK(stash.protect.run(context, inode, whole));
       ATTEMPT_OK(drop_folios(context, inode, whole));
       ATTEMPT_OK(cut_blocks(context, inode, whole.end, std::nullopt, next, stash));
     }

@@ -16,7 +16,50 @@ constexpr BlockCount kOne{1};
 WritebackStash::WritebackStash() = default;
 WritebackStash::~WritebackStash() = default;
 
+void WritebackStash::State::set_range(FileRange range) {
+  whole = range;
+  first = range.first;
+  end = range.end;
+  if (stash.bounce) inode.mapping.add_watch(*this);
+}
+
+//     this call                       end of a pin
+//     page is storable: not dirty's
+//                                     lets go of it: dirty
+//     page is not storable
+//     durable, without it
+void WritebackStash::State::became_ordinary(FileBlock index) {
+  if (index < whole.first || index >= whole.end) return;
+  const bool in_round = index >= first && index < end;
+  const bool passed = in_round && index < stash.cursor;
+  // In what is gone through now: not met as dirty any more / as storable yet.
+  if (in_round && passed != bouncing) missed.insert(index);
+}
+
+//     this call                       flusher
+//                                     page is under writeback: waits for the right to store
+//     page is not dirty
+//     waits for writeback             right is late: gives up; storable
+//     durable, without it
+void WritebackStash::State::given_up(FileBlock index) {
+  if (index < whole.first || index >= whole.end) return;
+  const bool will_be_met = !bouncing && index >= stash.cursor && index < end;
+  if (!will_be_met) missed.insert(index);
+}
+
+bool WritebackStash::State::begin_missed() {
+  if (missed.empty()) return false;
+  first = end = *missed.begin();
+  while (!missed.empty() && *missed.begin() == end) {
+    missed.erase(missed.begin());
+    end += kOne;
+  }
+  bouncing = false;
+  return true;
+}
+
 void WritebackStash::State::abandon() {
+  if (stash.bounce) inode.mapping.remove_watch(*this);
   for (size_t i = 0; i < folios.size(); ++i) {
     if (folios[i]->writeback) end_page(*this, i, false);
   }
@@ -29,22 +72,41 @@ using State = WritebackStash::State;
 using Phase = WritebackStash::State::Phase;
 
 // The dirty folios from stash.cursor on that make up the next run. Only the first may be waited
-// for; a later one that is locked ends the run.
-Attempt<std::vector<FolioRef>> gather_run(Inode& inode, const WritebackStash& stash) {
+// for; a later one that is locked ends the run. Those whose rights are late become storable instead.
+Attempt<std::vector<FolioRef>> gather_run(FileContext& context, Inode& inode,
+                                          WritebackStash& stash) {
+  RightsWait& wait = stash.state->granting;
   std::vector<FolioRef> folios;
   size_t pieces = 0;
+  size_t looked_at = 0;
   FileBlock at = stash.cursor;
-  while (folios.size() < kWritebackRunBytes / kPageBytes) {
+  for (; looked_at < kWritebackRunBytes / kPageBytes; ++looked_at) {
     FolioRef folio = inode.mapping.next_dirty(at);
     if (!folio || folio->index >= stash.state->end) break;
-    if (folio->locked || folio->is_granting_store()) {
+    if (folio->locked) {
       if (!folios.empty()) break;
       return restart_after(folio->changed, RestartReason::folio_locked);
+    }
+    if (folio->is_mapped()) {
+      const std::shared_ptr<MappedRights>& rights = folio->pinned->rights;
+      const bool granting = folio->is_granting_store();
+      if (are_late(context, *rights) || (granting && wait.is_over(context, *rights))) {
+        at = folio->index + kOne;
+        make_storable(context, inode, *folio);
+        continue;
+      }
+      if (granting && !folios.empty()) break;
+      if (granting) return wait.restart(context, rights);
     }
     const bool follows = !folios.empty() && folios.back()->index + kOne == folio->index;
     if (!follows && ++pieces > kWritebackRunPieces) break;
     at = folio->index + kOne;
     folios.push_back(std::move(folio));
+  }
+  wait.reset();
+  if (folios.empty() && looked_at != 0) {  // there may be more
+    note_progress();
+    return restart_now();
   }
   return folios;
 }
@@ -116,7 +178,7 @@ Attempt<bool> begin_run(FileContext& context, Inode& inode, WritebackStash& stas
     const FolioRef tail = inode.mapping.find(file_block_at(inode.disk_size));
     if (tail && tail->writeback) return restart_after(tail->changed, RestartReason::writeback);
   }
-  ATTEMPT(std::vector<FolioRef> folios, gather_run(inode, stash));
+  ATTEMPT(std::vector<FolioRef> folios, gather_run(context, inode, stash));
   if (folios.empty()) return false;
   const FileBlock first = folios.front()->index;
   ATTEMPT(const std::vector<FilePiece> pieces, pieces_of_run(context, inode, folios, stash.pins));
@@ -139,10 +201,24 @@ Attempt<bool> begin_run(FileContext& context, Inode& inode, WritebackStash& stas
   stash.cursor = folios.back()->index + kOne;
   stash.hold = std::move(hold);
   state.folios = std::move(folios);
-  const bool mapped = std::any_of(state.folios.begin(), state.folios.end(),
-                                  [](const FolioRef& folio) { return folio->is_mapped(); });
-  state.phase = mapped ? Phase::protecting : Phase::allocating;
+  state.taken.ask(context, state.folios);
+  state.phase = Phase::protecting;
   return true;
+}
+
+// Who maps some of the pages may store into them as before: whoever bounces writes those. The run
+// begins again with the others.
+void give_up_late(FileContext& context, Inode& inode, WritebackStash& stash) {
+  State& state = *stash.state;
+  stash.cursor = state.folios.front()->index;
+  dirty_again(context, state.placement, state.folios);
+  for (const FolioRef& folio : state.folios) {
+    if (folio->is_mapped() && folio->dirty && !state.taken.has(*folio)) {
+      make_storable(context, inode, *folio);
+    }
+    inode.mapping.note_given_up(folio->index);
+  }
+  state.folios.clear();
 }
 
 // Bytes beyond the end of the file are zero on the device. Copies have been made that way.
@@ -183,15 +259,16 @@ uint64_t disk_size_after(const Inode& inode, const State& state) {
 Attempt<void> advance_run(FileContext& context, Inode& inode, WritebackStash& stash) {
   State& state = *stash.state;
   if (state.phase == Phase::protecting) {
+    ATTEMPT(const bool taken, state.taken.wait(context));
     state.phase = Phase::allocating;
-    return protect_mapped(context, state.folios);
+    if (!taken) give_up_late(context, inode, stash);
   }
   if (state.phase == Phase::copying) {
     state.phase = Phase::planning;
     ATTEMPT_OK(copy_storable(state));
   }
   if (state.phase == Phase::planning) ATTEMPT_OK(plan_bounces(context, inode, stash));
-  if (state.folios.empty()) return {};  // nothing to bounce
+  if (state.folios.empty()) return {};  // nothing to bounce, or late
   if (state.phase == Phase::allocating) {
     ATTEMPT_OK(state.placement.allocate(context, inode, stash.pins));
     submit_run(context, inode, state);
@@ -215,6 +292,7 @@ void leave_run(WritebackStash& stash) {
   State& state = *stash.state;
   state.inode.delayed_blocks -= std::exchange(state.delayed, BlockCount(0));
   state.folios.clear();
+  state.taken.reset();
   state.bounced.clear();
   state.copies.release();
   state.placement.reset();
@@ -248,13 +326,13 @@ void fail_run(FileContext& context, Inode& inode, WritebackStash& stash, Error e
 Attempt<void> write_back(FileContext& context, Inode& inode, FileRange range,
                          WritebackStash& stash) {
   if (!stash.state) {
-    stash.state = std::make_unique<State>(context, inode);
-    // An appending writer must not be followed for ever.
-    stash.state->end = std::min(range.end, file_block_end(inode.attr.size));
+    stash.state = std::make_unique<State>(context, inode, stash);
     // No size goes to the device past a tail that is only in memory.
-    stash.state->first =
+    const FileBlock first =
         inode.tail_unknown ? std::min(range.first, file_block_at(inode.disk_size)) : range.first;
-    stash.cursor = stash.state->first;
+    // An appending writer must not be followed for ever.
+    stash.state->set_range({first, std::min(range.end, file_block_end(inode.attr.size))});
+    stash.cursor = first;
     const bool to_the_end = range.first <= file_block_at(inode.disk_size) &&
                             range.end >= file_block_end(inode.attr.size);
     if (stash.bounce && to_the_end) stash.bounced_size = inode.attr.size;
@@ -271,15 +349,18 @@ Attempt<void> write_back(FileContext& context, Inode& inode, FileRange range,
       }
     }
     if (stash.cursor >= state.end) {
-      if (!stash.bounce || state.bouncing) break;
-      state.bouncing = true;
+      if (stash.bounce && !state.bouncing) {
+        state.bouncing = true;
+      } else if (!state.begin_missed()) {
+        break;
+      }
       stash.cursor = state.first;
       continue;
     }
     if (!context.health.writable()) {
       const FileRange left{stash.cursor, state.end};
       const bool pending = inode.mapping.any_dirty(left) ||
-                           (stash.bounce && inode.mapping.any_storable({state.first, state.end}));
+                           (stash.bounce && inode.mapping.any_storable(state.whole));
       if (pending && !state.error) {
         state.error = context.health.failed() ? context.health.error() : Error::read_only_volume;
       }
@@ -290,13 +371,13 @@ Attempt<void> write_back(FileContext& context, Inode& inode, FileRange range,
                                              : begin_run(context, inode, stash));
     if (!begun) stash.cursor = state.end;
   }
-  if (state.first < state.end) {
-    if (FolioRef folio = inode.mapping.any_writeback({state.first, state.end})) {
+  const bool has_range = state.whole.first < state.whole.end;
+  if (has_range) {
+    if (FolioRef folio = inode.mapping.any_writeback(state.whole)) {
       return restart_after(folio->changed, RestartReason::writeback);
     }
   }
-  if (!stash.bounce && state.first < state.end &&
-      inode.mapping.any_storable({state.first, state.end})) {
+  if (!stash.bounce && has_range && inode.mapping.any_storable(state.whole)) {
     ++context.pins.counters().skipped_count;
   }
   if (state.error) return *state.error;

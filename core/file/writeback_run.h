@@ -2,6 +2,7 @@
 //
 //     ordinary   walking -------------+--------------> allocating -> writing -> committing
 //     mapped                          +--> protecting -----^
+//                walking <-- storable <-----+  rights are late
 //     bounced    walking --> copying --> planning ---------^
 //
 // Monitor held for every call.
@@ -9,9 +10,11 @@
 
 #include <algorithm>
 #include <optional>
+#include <set>
 #include <vector>
 
 #include "core/file/bounce_memory.h"
+#include "core/file/late_rights.h"
 #include "core/file/placement.h"
 #include "core/file/writeback.h"
 
@@ -28,16 +31,26 @@ struct BouncedPage {
 };
 
 // One run, and how far the call has come.
-struct WritebackStash::State {
-  State(FileContext& a_context, Inode& an_inode) : context(a_context), inode(an_inode) {}
+struct WritebackStash::State final : WritebackWatch {
+  State(FileContext& a_context, Inode& an_inode, const WritebackStash& a_stash)
+      : context(a_context), inode(an_inode), stash(a_stash) {}
   ~State() { abandon(); }
+  // Of what was there at the time of the call.
+  void set_range(FileRange range);
+  void became_ordinary(FileBlock index) override;
+  void given_up(FileBlock index) override;
+  // Goes through pages that were missed. False: there are none.
+  bool begin_missed();
   // The operation was destroyed half-way: nothing of the run may be lost.
   void abandon();
 
   FileContext& context;
   Inode& inode;
-  FileBlock first;
-  FileBlock end;  // of what was there at the time of the call
+  const WritebackStash& stash;
+  FileRange whole{};
+  FileBlock first;  // of what is gone through: all of it, then what was missed
+  FileBlock end;
+  std::set<FileBlock> missed;
   std::optional<Error> error;
   bool bouncing = false;  // what is dirty has been written; now what is storable
 
@@ -53,6 +66,8 @@ struct WritebackStash::State {
   std::vector<FolioRef> folios;      // ascending, under writeback
   std::vector<BouncedPage> bounced;  // of a bounced run, one for each folio
   BounceMemory::Piece copies;        // room for one of each
+  TakenRights taken;                 // of mapped pages of the run
+  RightsWait granting;               // for the page that the next run would begin with
   Placement placement;
   BlockCount delayed;  // of the run, still in inode.delayed_blocks
   Ref<IoTicket> ticket;

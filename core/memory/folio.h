@@ -38,6 +38,9 @@
 //      clean, loads only --fault: dirty, store granted--> dirty
 //      dirty --> writeback, protected --> written
 //
+// Where who has it does not let it be protected in time it is storable as well, for a while
+// (core/file/late_rights.h).
+//
 // Invariants:
 //   (1) A dirty folio over a hole or a shared extent owns one reserved block: writing it cannot
 //       meet ENOSPC. Over a private extent, written or not, it goes in place and owns none.
@@ -53,27 +56,24 @@
 //       unlocking it and marking it uptodate are still in order.
 //   (6) A pinned folio is uptodate and stays in its mapping.
 //   (7) Who maps a page may store into it only while it is dirty, or under writeback and not
-//       protected yet. Nobody cleans a page while a right to it is being granted.
+//       protected yet, or storable. Nobody cleans a page while such a right is being granted.
 //
 // Monitor held for every call.
 #pragma once
 
-#include <functional>
 #include <memory>
 #include <optional>
 
 #include "core/base/ref.h"
 #include "core/engine/waitable.h"
 #include "core/memory/frame_arena.h"
+#include "core/memory/mapped_rights.h"
 #include "core/space/space.h"
 
 namespace fusefs {
 
 class Mapping;
 class PageCache;
-
-// Takes the right to store from whoever maps pages of the range. Called without the monitor.
-using ProtectPages = std::function<void(FileRange)>;
 
 class Folio : public RefCounted {
  public:
@@ -102,16 +102,16 @@ class Folio : public RefCounted {
     // Without a value it is not known. The frame may have changed since; this says whether.
     std::optional<uint64_t> device_sum;
     bool was_stored = false;  // the last bounce has found it changed: the next one may well
-    std::shared_ptr<void> frame_owner;            // the frame is somebody else's, kept by this
-    std::shared_ptr<const ProtectPages> protect;  // of a mapped page
-    uint32_t granting_loads = 0;                  // rights that are on their way: to load,
-    uint32_t granting_stores = 0;                 // and to load and store
+    std::shared_ptr<void> frame_owner;     // the frame is somebody else's, kept by this
+    std::shared_ptr<MappedRights> rights;  // of a mapped page
+    uint32_t granting_loads = 0;           // rights that are on their way: to load,
+    uint32_t granting_stores = 0;          // and to load and store
   };
   std::unique_ptr<Pinned> pinned;  // null unless pinned, or in a frame of somebody else's
   bool is_pinned() const { return pinned && pinned->read_count + pinned->write_count != 0; }
   bool is_storable() const { return pinned && pinned->write_count != 0; }
   bool is_external() const { return pinned && pinned->frame_owner; }
-  bool is_mapped() const { return pinned && pinned->protect; }
+  bool is_mapped() const { return pinned && pinned->rights; }
   bool is_granting_store() const { return pinned && pinned->granting_stores != 0; }
   bool is_granting() const {
     return is_granting_store() || (pinned && pinned->granting_loads != 0);

@@ -20,6 +20,7 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <vector>
 
 #include "core/memory/folio.h"
 #include "core/memory/reclaim_policy.h"
@@ -30,6 +31,19 @@ namespace fusefs {
 class SharedBlocks;
 
 enum class MappingOf : uint8_t { file, shared_blocks };
+
+// Is told of pages that who goes through the dirty pages first and through the storable ones then,
+// and waits for those that somebody else writes, would miss.
+class WritebackWatch {
+ public:
+  // It is dirty, and was storable.
+  virtual void became_ordinary(FileBlock index) = 0;
+  // It is dirty or storable, and was under writeback that has been given up.
+  virtual void given_up(FileBlock index) = 0;
+
+ protected:
+  ~WritebackWatch() = default;
+};
 
 class Mapping {
  public:
@@ -67,6 +81,13 @@ class Mapping {
   bool any_pinned(FileRange range) const;
   bool any_storable(FileRange range) const;
   MappingOf of() const { return of_; }
+
+  // Until remove_watch().
+  void add_watch(WritebackWatch& watch) { watches_.push_back(&watch); }
+  void remove_watch(WritebackWatch& watch) { std::erase(watches_, &watch); }
+  void note_given_up(FileBlock index) {
+    for (WritebackWatch* watch : watches_) watch->given_up(index);
+  }
 
   // Who is told when pages of this file move or go; null: nobody. Outlives the mapping.
   void set_translations(Translations* translations) { translations_ = translations; }
@@ -111,6 +132,7 @@ class Mapping {
   LeafNumbers writeback_leaves_;
   LeafNumbers pinned_leaves_;
   LeafNumbers storable_leaves_;
+  std::vector<WritebackWatch*> watches_;
   mutable uint64_t last_number_ = ~uint64_t{0};  // of the leaf that was used last
   mutable Leaf* last_leaf_ = nullptr;
   size_t count_ = 0;
@@ -192,7 +214,7 @@ class PageCache {
   // The same for the one pin of a page that is mapped, until unpin(folio, false). Between
   // begin_grant() and end_grant() somebody is given a right to it: nobody unpins it, nor cleans it
   // if it is the right to store.
-  void pin_mapped(Folio& folio, std::shared_ptr<const ProtectPages> protect);
+  void pin_mapped(Folio& folio, std::shared_ptr<MappedRights> rights);
   void begin_grant(Folio& folio, bool store);
   void end_grant(Folio& folio, bool store);
   // A copy of the frame is about to be written, and nobody else writes the block meanwhile.

@@ -293,26 +293,28 @@ void PageCache::pin(Folio& folio, bool for_writing) {
 
 void PageCache::unpin(Folio& folio, bool for_writing) {
   CHECK(folio.is_pinned() && folio.mapping != nullptr);
-  CHECK(!folio.is_granting());
+  const bool last = folio.pinned->read_count + folio.pinned->write_count == 1;
+  CHECK(!last || !folio.is_granting());
   if (for_writing && folio.pinned->write_count == 1) CHECK(!folio.writeback);
   --(for_writing ? folio.pinned->write_count : folio.pinned->read_count);
   folio.mapping->set_pins(folio);
   if (for_writing && !folio.is_storable() && folio.dirty) {
     count_dirty(folio, true);
     folio.mapping->set_dirty(folio, true);
+    for (WritebackWatch* watch : folio.mapping->watches_) watch->became_ordinary(folio.index);
   }
   if (!folio.is_pinned()) {
     --pinned_pages_;
-    folio.pinned->protect.reset();
+    folio.pinned->rights.reset();
     if (!folio.is_external()) folio.pinned.reset();
   }
   settle(folio);
 }
 
-void PageCache::pin_mapped(Folio& folio, std::shared_ptr<const ProtectPages> protect) {
-  CHECK(!folio.is_pinned() && protect != nullptr);
+void PageCache::pin_mapped(Folio& folio, std::shared_ptr<MappedRights> rights) {
+  CHECK(!folio.is_pinned() && rights != nullptr);
   pin(folio, false);
-  folio.pinned->protect = std::move(protect);
+  folio.pinned->rights = std::move(rights);
 }
 
 void PageCache::begin_grant(Folio& folio, bool store) {

@@ -175,6 +175,8 @@ constexpr StatEntry kPins[] = {
     {"pins.redirtied_count", integer, counter, "pages that were clean and dirty again"},
     {"pins.protected_pages", integer, counter,
      "times that a mapped page was protected from stores"},
+    {"pins.late_pages", integer, counter,
+     "times that one could not be in time, and is copied when it is written"},
     {"pins.reservation_failed_count", integer, counter, "without space for their next write"},
 };
 

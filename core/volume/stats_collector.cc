@@ -243,6 +243,7 @@ Json pins_section(const PinStats& pins) {
   json["bounced_bytes"] = pins.bounced_bytes;
   json["redirtied_count"] = pins.redirtied_count;
   json["protected_pages"] = pins.protected_pages;
+  json["late_pages"] = pins.late_pages;
   json["reservation_failed_count"] = pins.reservation_failed_count;
   return json;
 }

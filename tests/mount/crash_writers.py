@@ -157,8 +157,8 @@ WRITERS = [(write_files, verify_files), (overwrite, verify_overwrite), (clone_an
            (churn, None)]
 
 
-def daemon_pid():
-    with opened(MNT, os.O_RDONLY) as fd:
+def daemon_pid(mount_point=MNT):
+    with opened(mount_point, os.O_RDONLY) as fd:
         info = bytearray(4096 + 64 + 256 + 56)
         fcntl.ioctl(fd, (2 << 30) | (len(info) << 16) | (0xF5 << 8) | 1, info)
     return int.from_bytes(info[24:28], "little")

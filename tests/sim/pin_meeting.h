@@ -16,7 +16,11 @@ inline constexpr uint64_t kPages = 12;
 inline constexpr FileRange kRange{FileBlock(2), FileBlock(10)};
 
 // How the pinner has its pages.
-enum class Held : uint8_t { pinned, mapped };
+enum class Held : uint8_t {
+  pinned,
+  mapped,
+  mapped_late,  // by somebody who may be slow to answer
+};
 
 // A file that is pinned and stored into.
 struct Meeting {
@@ -25,8 +29,9 @@ struct Meeting {
       : seed(a_seed), options(an_options), sim(seed, options), history(kPages) {
     inode = pinnable_file(sim, "file", kPages, 1, &history);
     pinner = std::make_unique<Pinner>(sim, inode, kRange, history);
-    if (held == Held::mapped) {
+    if (held != Held::pinned) {
       pinner->use_faults();
+      if (held == Held::mapped_late) pinner->may_be_late();
     } else if (seed.seed % 2 == 0) {
       pinner->use_frames();
     }

@@ -13,9 +13,11 @@
 #include <array>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <set>
+#include <utility>
 #include <vector>
 
 #include "core/file/pin.h"
@@ -129,6 +131,8 @@ class Pinner {
   }
   bool is_mapped() const { return !rights_.empty(); }
   Result<void> pin() {
+    // Outside work may take any time here. Where that does not matter nobody is late by it.
+    sim_.files().pins.rights_wait_ns = may_be_late_ ? kRightsWaitNs : kNeverNs;
     PinRequest request;
     request.range = range_;
     request.kind = is_mapped() ? PinKind::mapped : PinKind::write;
@@ -157,6 +161,7 @@ class Pinner {
   }
   // The volume is gone, or about to go.
   void forget() {
+    kept_.clear();  // nobody waits for them any more
     stop();
     sim_.world().inside([this] {
       pin_.reset();
@@ -186,15 +191,58 @@ class Pinner {
     sim_.world().inside([&] { stash.reset(); });
     return faulted;
   }
+  // The same, beside what the test does then.
+  void spawn_fault(uint64_t page, PinAccess access, std::function<void()> on_done) {
+    sim_.world().spawn(
+        [=, this, stash = std::make_shared<PinFaultStash>()] {
+          return fault_attempt(page, access, *stash);
+        },
+        [on_done = std::move(on_done)](const Result<void>& faulted) {
+          REQUIRE(faulted.ok());
+          on_done();
+        });
+  }
   PageRight right(uint64_t page) const { return rights_[page - range_.first.value()]; }
   uint64_t faults() const { return faults_; }
   void store_all() {
     for (FileBlock at = range_.first; at < range_.end; ++at) store(at.value());
   }
+  // Into mapped pages without a fault.
+  void store_where_allowed() {
+    for (FileBlock at = range_.first; at < range_.end; ++at) {
+      if (right(at.value()) == PageRight::store) store_now(at.value());
+    }
+  }
   uint64_t stores() const { return stores_; }
   std::byte* frame(uint64_t page) { return pin_->frame(FileBlock(page)); }
   // Loads only.
   void forbid_stores() { stores_allowed_ = false; }
+
+  // Nobody waits for it for long; before pin(). It answers calls at once, until it is deaf: then it
+  // keeps them, and stores where it may already.
+  void may_be_late() { may_be_late_ = true; }
+  void be_deaf() { deaf_ = true; }
+  // Answers what it has kept, in order, and does not keep any more.
+  void listen() {
+    sim_.world().inside([this] { answer(); });
+    deaf_ = false;
+  }
+  // The same in an attempt.
+  void answer() {
+    for (auto& [ticket, change] : std::exchange(kept_, {})) {
+      change();
+      ticket.done();
+    }
+  }
+  size_t kept_count() const { return kept_.size(); }
+  // As one that has gone: what it has been asked is done, and it has no rights.
+  void hang_up() {
+    sim_.world().inside([this] {
+      gone_ = true;
+      for (auto& [ticket, change] : std::exchange(kept_, {})) ticket.done();
+      rights_.assign(rights_.size(), PageRight::none);
+    });
+  }
   Pin& pinned() { return *pin_; }
   std::weak_ptr<AlignedBuffer> frames() const { return frames_; }
 
@@ -260,6 +308,7 @@ class Pinner {
         store_now(fault.page);
         return {};
       }
+      if (deaf_ || gone_) return {};
       fault.access = random_.chance(0.3) ? PinAccess::load : PinAccess::store;
       fault.stash = std::make_unique<PinFaultStash>();
       fault.begun = true;
@@ -279,6 +328,19 @@ class Pinner {
   }
   // Without the monitor, as protect().
   void grant(uint64_t page, PinAccess access) {
+    if (gone_) return;
+    if (deaf_) return keep([=, this] { grant_now(page, access); });
+    grant_now(page, access);
+  }
+  void protect(FileRange range) {
+    if (gone_) return;
+    if (deaf_) return keep([=, this] { protect_now(range); });
+    protect_now(range);
+  }
+  void keep(std::function<void()> change) {
+    kept_.emplace_back(hand_on_outside(), std::move(change));
+  }
+  void grant_now(uint64_t page, PinAccess access) {
     PageRight& right = rights_[page - range_.first.value()];
     if (access == PinAccess::store) {
       right = PageRight::store;
@@ -287,7 +349,7 @@ class Pinner {
     }
     ++faults_;
   }
-  void protect(FileRange range) {
+  void protect_now(FileRange range) {
     for (FileBlock at = range.first; at < range.end; ++at) {
       PageRight& right = rights_[(at - range_.first).value()];
       if (right != PageRight::store) continue;
@@ -328,6 +390,10 @@ class Pinner {
   bool stores_allowed_ = true;
   std::vector<PageRight> rights_;  // of each page of a mapped range
   uint64_t faults_ = 0;
+  bool may_be_late_ = false;
+  bool deaf_ = false;
+  bool gone_ = false;
+  std::vector<std::pair<OutsideTicket, std::function<void()>>> kept_;
 };
 
 // A file of `pages` pages on the device and nowhere else, page i of states {first + i, ...}.
