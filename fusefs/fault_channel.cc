@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <deque>
 #include <limits>
 #include <system_error>
 #include <thread>
@@ -92,8 +93,48 @@ void FaultGate::drop_channel(uint32_t uid) {
   if (--of_user->second == 0) channels_of_user_.erase(of_user);
 }
 
-FaultChannel::FaultChannel(std::shared_ptr<FaultGate> gate, OwnedFd faults, uint64_t address,
-                           uint64_t bytes, OwnedFd connection, OwnedFd wake, OnFault on_fault)
+namespace {
+
+// A channel with its thread.
+class ProgramChannel final : public FaultChannel,
+                             public std::enable_shared_from_this<ProgramChannel> {
+ public:
+  ProgramChannel(std::shared_ptr<FaultGate> gate, OwnedFd faults, uint64_t address, uint64_t bytes,
+                 OwnedFd connection, OwnedFd wake, OnFault on_fault);
+
+  bool give(Order order) override;
+  void note_served() override;
+  void end() override;
+  void run();
+
+ private:
+  void wait();
+  bool read_faults();
+  void take_message(const void* message);
+  void carry_out_orders();
+  void carry_out(const Order& order);
+  void refuse(const Order& order);
+  bool wants_faults();
+  bool ended();
+
+  const std::shared_ptr<FaultGate> gate_;
+  // The thread's, which closes them: that may wait for the program's address space, and for what
+  // has been sent on the connection.
+  OwnedFd faults_;
+  OwnedFd connection_;
+  const uint64_t address_;
+  const uint64_t bytes_;
+  const OwnedFd wake_;
+  const OnFault on_fault_;
+
+  std::mutex mutex_;          // below the monitor
+  std::deque<Order> orders_;  // until they are done
+  size_t in_flight_ = 0;
+  bool ended_ = false;
+};
+
+ProgramChannel::ProgramChannel(std::shared_ptr<FaultGate> gate, OwnedFd faults, uint64_t address,
+                               uint64_t bytes, OwnedFd connection, OwnedFd wake, OnFault on_fault)
     : gate_(std::move(gate)),
       faults_(std::move(faults)),
       connection_(std::move(connection)),
@@ -101,6 +142,8 @@ FaultChannel::FaultChannel(std::shared_ptr<FaultGate> gate, OwnedFd faults, uint
       bytes_(bytes),
       wake_(std::move(wake)),
       on_fault_(std::move(on_fault)) {}
+
+}  // namespace
 
 Result<std::shared_ptr<FaultChannel>> FaultChannel::start(std::shared_ptr<FaultGate> gate,
                                                           uint32_t uid, OwnedFd faults,
@@ -117,9 +160,9 @@ Result<std::shared_ptr<FaultChannel>> FaultChannel::start(std::shared_ptr<FaultG
   OwnedFd wake(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!wake) return Error::no_memory;
   if (!gate->add_channel(uid)) return Error::no_memory;
-  const std::shared_ptr<FaultChannel> channel(
-      new FaultChannel(gate, std::move(faults), address, bytes, std::move(connection),
-                       std::move(wake), std::move(on_fault)));
+  const auto channel =
+      std::make_shared<ProgramChannel>(gate, std::move(faults), address, bytes,
+                                       std::move(connection), std::move(wake), std::move(on_fault));
   try {
     // It keeps the channel until it ends, which nobody waits for.
     std::thread([channel, gate, uid] {
@@ -130,12 +173,14 @@ Result<std::shared_ptr<FaultChannel>> FaultChannel::start(std::shared_ptr<FaultG
     gate->drop_channel(uid);
     return Error::no_memory;
   }
-  return channel;
+  return std::shared_ptr<FaultChannel>(channel);
 }
+
+namespace {
 
 // ---- For operations ----
 
-bool FaultChannel::give(Order order) {
+bool ProgramChannel::give(Order order) {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (ended_) return false;
@@ -145,7 +190,7 @@ bool FaultChannel::give(Order order) {
   return true;
 }
 
-void FaultChannel::note_served() {
+void ProgramChannel::note_served() {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (in_flight_-- + kMessagesPerRead <= kFaultsInFlightMax) return;
@@ -153,7 +198,7 @@ void FaultChannel::note_served() {
   (void)eventfd_write(wake_.get(), 1);
 }
 
-void FaultChannel::end() {
+void ProgramChannel::end() {
   std::deque<Order> orders;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -167,14 +212,14 @@ void FaultChannel::end() {
   (void)eventfd_write(wake_.get(), 1);
 }
 
-bool FaultChannel::ended() {
+bool ProgramChannel::ended() {
   const std::lock_guard<std::mutex> lock(mutex_);
   return ended_;
 }
 
 // ---- The thread ----
 
-void FaultChannel::run() {
+void ProgramChannel::run() {
   while (!ended()) {
     wait();
     carry_out_orders();
@@ -185,12 +230,12 @@ void FaultChannel::run() {
   connection_ = OwnedFd();
 }
 
-bool FaultChannel::wants_faults() {
+bool ProgramChannel::wants_faults() {
   const std::lock_guard<std::mutex> lock(mutex_);
   return !ended_ && in_flight_ + kMessagesPerRead <= kFaultsInFlightMax;
 }
 
-void FaultChannel::wait() {
+void ProgramChannel::wait() {
   std::array<pollfd, 2> fds{};
   fds[0] = {wake_.get(), POLLIN, 0};
   fds[1] = {faults_.get(), POLLIN, 0};
@@ -206,7 +251,7 @@ void FaultChannel::wait() {
 }
 
 // Whether there may be more.
-bool FaultChannel::read_faults() {
+bool ProgramChannel::read_faults() {
   std::array<uffd_msg, kMessagesPerRead> messages;
   iovec part{messages.data(), sizeof(messages)};
   // O_NONBLOCK is the program's to change.
@@ -227,7 +272,7 @@ bool FaultChannel::read_faults() {
 }
 
 // Monitor held.
-void FaultChannel::take_message(const void* bytes) {
+void ProgramChannel::take_message(const void* bytes) {
   const uffd_msg& message = *static_cast<const uffd_msg*>(bytes);
   if (message.event != UFFD_EVENT_PAGEFAULT) return;
   const uint64_t at = message.arg.pagefault.address;
@@ -244,7 +289,7 @@ void FaultChannel::take_message(const void* bytes) {
   on_fault_(shared_from_this(), fault);
 }
 
-void FaultChannel::carry_out_orders() {
+void ProgramChannel::carry_out_orders() {
   std::vector<Order> taken;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -265,7 +310,7 @@ void FaultChannel::carry_out_orders() {
 }
 
 // What fails: the program has unmapped it, or has gone.
-void FaultChannel::carry_out(const Order& order) {
+void ProgramChannel::carry_out(const Order& order) {
   const int fd = faults_.get();
   const uffdio_range all = range_of(address_, order.first, order.count);
   switch (order.change) {
@@ -298,7 +343,7 @@ void FaultChannel::carry_out(const Order& order) {
   }
 }
 
-void FaultChannel::refuse(const Order& order) {
+void ProgramChannel::refuse(const Order& order) {
   fusefs_window_refusal refusal{};
   refusal.pos = order.first * kBlockBytes;
   refusal.len = order.count * kBlockBytes;
@@ -306,5 +351,7 @@ void FaultChannel::refuse(const Order& order) {
   // No room: the program does not listen, and its fault waits until it ends.
   (void)send(connection_.get(), &refusal, sizeof(refusal), MSG_DONTWAIT | MSG_NOSIGNAL);
 }
+
+}  // namespace
 
 }  // namespace fusefs

@@ -21,7 +21,6 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -81,7 +80,7 @@ class FaultGate {
 // Requests of userfaultfd(2) mean something else to other files. Touches nothing of what it is.
 bool is_userfaultfd(int fd);
 
-class FaultChannel : public std::enable_shared_from_this<FaultChannel> {
+class FaultChannel {
  public:
   // Pages count from the beginning of the window.
   struct Fault {
@@ -116,40 +115,19 @@ class FaultChannel : public std::enable_shared_from_this<FaultChannel> {
                                                      uint64_t bytes, OwnedFd connection,
                                                      OnFault on_fault);
 
+  virtual ~FaultChannel() = default;
+  FaultChannel(const FaultChannel&) = delete;
+  FaultChannel& operator=(const FaultChannel&) = delete;
+
   // False when the channel has ended: nothing is done, and nobody told. Monitor held or not.
-  bool give(Order order);
+  virtual bool give(Order order) = 0;
   // A fault that on_fault() was told of has been served. Monitor held or not.
-  void note_served();
-  // The program has gone, or the window ends. The thread ends when it can. Monitor held.
-  void end();
+  virtual void note_served() = 0;
+  // The program has gone, or the window ends. Monitor held.
+  virtual void end() = 0;
 
- private:
-  FaultChannel(std::shared_ptr<FaultGate> gate, OwnedFd faults, uint64_t address, uint64_t bytes,
-               OwnedFd connection, OwnedFd wake, OnFault on_fault);
-  void run();
-  void wait();
-  bool read_faults();
-  void take_message(const void* message);
-  void carry_out_orders();
-  void carry_out(const Order& order);
-  void refuse(const Order& order);
-  bool wants_faults();
-  bool ended();
-
-  const std::shared_ptr<FaultGate> gate_;
-  // The thread's, which closes them: that may wait for the program's address space, and for what
-  // has been sent on the connection.
-  OwnedFd faults_;
-  OwnedFd connection_;
-  const uint64_t address_;
-  const uint64_t bytes_;
-  const OwnedFd wake_;
-  const OnFault on_fault_;
-
-  std::mutex mutex_;          // below the monitor
-  std::deque<Order> orders_;  // until they are done
-  size_t in_flight_ = 0;
-  bool ended_ = false;
+ protected:
+  FaultChannel() = default;
 };
 
 }  // namespace fusefs

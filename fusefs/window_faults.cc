@@ -85,16 +85,22 @@ class WindowFaults::FaultOperation final : public Operation {
 
 Result<void> WindowFaults::attach(uint64_t holder, OwnedFd faults, uint64_t address,
                                   OwnedFd connection) {
+  return attach(holder, [&](FaultChannel::OnFault on_fault) {
+    return FaultChannel::start(gate_, uid_, std::move(faults), address, block_bytes(range_.count()),
+                               std::move(connection), std::move(on_fault));
+  });
+}
+
+Result<void> WindowFaults::attach(uint64_t holder, const StartChannel& start_channel) {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (ended_) return Error::bad_address;
     if (!channels_.emplace(holder, nullptr).second) return Error::too_busy;
   }
   // The channel's thread may outlive the window.
-  auto started = FaultChannel::start(
-      gate_, uid_, std::move(faults), address, block_bytes(range_.count()), std::move(connection),
-      [window = weak_from_this()](const std::shared_ptr<FaultChannel>& channel,
-                                  const FaultChannel::Fault& fault) {
+  auto started =
+      start_channel([window = weak_from_this()](const std::shared_ptr<FaultChannel>& channel,
+                                                const FaultChannel::Fault& fault) {
         if (const auto there = window.lock()) there->start(channel, fault);
       });
   Error error = Error::bad_address;

@@ -18,6 +18,7 @@
 // (core/file/late_rights.h).
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -51,6 +52,10 @@ class WindowFaults : public std::enable_shared_from_this<WindowFaults> {
   //   Errors  of FaultChannel::start(); too_busy: the holder has one already; bad_address: it has
   //           gone meanwhile, or the window has
   Result<void> attach(uint64_t holder, OwnedFd faults, uint64_t address, OwnedFd connection);
+  // The same with another channel, which `start` makes.
+  using StartChannel =
+      std::function<Result<std::shared_ptr<FaultChannel>>(FaultChannel::OnFault on_fault)>;
+  Result<void> attach(uint64_t holder, const StartChannel& start_channel);
   // The holder has gone. Waits for nothing. Monitor held.
   void detach(uint64_t holder);
   // The window ends: all of them, and nobody can come any more. Monitor held.
