@@ -2,8 +2,8 @@
 //
 // The kernel says nothing about its pages. But it gets each by a read that goes into its cache, or
 // leaves it there after a write, and both pass by here; and it has none of a range that it has
-// dropped when told to. So a range that is not noted here needs no order to drop it, which costs two
-// changes of thread:
+// dropped when told to. So a range that is not noted here needs no order to drop it, which costs
+// two changes of thread:
 //
 //     read, write --note()--> noted --- order done ---> not noted
 //                               ^          |

@@ -3,7 +3,7 @@
 #include <array>
 
 #ifdef FUSEFS_XXHASH_DISPATCH
-#include <xxh_x86dispatch.h>  // in place of XXH3_64bits: the same by what this CPU has, up to AVX-512
+#include <xxh_x86dispatch.h>  // XXH3_64bits, by what this CPU has, up to AVX-512
 #else
 #define XXH_INLINE_ALL
 #include <xxhash.h>

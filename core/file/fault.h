@@ -103,9 +103,9 @@ struct WriteSpan {
 Attempt<FolioRef> fault(FileContext& context, Inode& inode, FileBlock index, FaultKind kind,
                         FaultStash& stash);
 
-// The page range.first, as fault() of kind read. Where it has to be read from the device, so are the
-// pages of the range behind it that are of private blocks and that nobody else works on, as far as
-// there is memory. Who faults them next finds them, if they have not been reclaimed meanwhile.
+// The page range.first, as fault() of kind read. Where it has to be read from the device, so are
+// the pages of the range behind it that are of private blocks and that nobody else works on, as far
+// as there is memory. Who faults them next finds them, if they have not been reclaimed meanwhile.
 //   Restarts, Errors  as fault(); io_failed of any of them
 Attempt<FolioRef> fault_for_read(FileContext& context, Inode& inode, FileRange range,
                                  FaultStash& stash);

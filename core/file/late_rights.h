@@ -1,7 +1,8 @@
-// Taking the right to store from whoever maps pages, and what is done when he does not give it back.
+// Taking the right to store from whoever maps pages, and what is done when he does not give it
+// back.
 //
-// Nobody waits for a program for longer than kRightsWaitNs. Then its pages are storable, as those of
-// a pin for writing are: they may change at any moment, so that what is written is a copy, they
+// Nobody waits for a program for longer than kRightsWaitNs. Then its pages are storable, as those
+// of a pin for writing are: they may change at any moment, so that what is written is a copy, they
 // count as dirty, and own the block that their next write will need. Nothing is lost, and all that
 // comes to such a page finds what it finds at a pinned one (docs/PINS.md, "Late rights").
 //

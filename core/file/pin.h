@@ -44,7 +44,8 @@ struct PinRequest {
   std::shared_ptr<void> frames_owner;
   // Of kind mapped, which needs frames as well: takes the right to store from everybody who maps
   // pages of the range, and returns when it is gone. Called without the monitor, also for pages
-  // that nobody may store into. It may last as long as it likes (late_rights.h). Lives until the pin has ended and what uses it has.
+  // that nobody may store into. It may last as long as it likes (late_rights.h). Lives
+  // until the pin has ended and what uses it has.
   ProtectPages protect = {};
   bool stores = true;  // of kind mapped: whether anybody may store at all
 };
@@ -70,8 +71,8 @@ Attempt<Ref<Pin>> begin_pin(FileContext& context, Inode& inode, const PinRequest
                             PinStash& stash);
 
 // Ends it. Of a mapped range nobody may be kept from carrying out grants any more, or have dropped
-// them: they are waited for. Stores that come before the attempt that lets go of their page are part of the file.
-// Nothing to do for one that has ended.
+// them: they are waited for. Stores that come before the attempt that lets go of their page are
+// part of the file. Nothing to do for one that has ended.
 //   Restarts  two_state, folio_locked (also while a right to a page is being granted), writeback,
 //             memory (pages in the caller's frames), again
 Attempt<void> end_pin(FileContext& context, Pin& pin);

@@ -72,7 +72,8 @@ using State = WritebackStash::State;
 using Phase = WritebackStash::State::Phase;
 
 // The dirty folios from stash.cursor on that make up the next run. Only the first may be waited
-// for; a later one that is locked ends the run. Those whose rights are late become storable instead.
+// for; a later one that is locked ends the run. Those whose rights are late become storable
+// instead.
 Attempt<std::vector<FolioRef>> gather_run(FileContext& context, Inode& inode,
                                           WritebackStash& stash) {
   RightsWait& wait = stash.state->granting;

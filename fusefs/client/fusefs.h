@@ -47,8 +47,8 @@ _Static_assert(sizeof(off_t) == 8, "libfusefs needs -D_FILE_OFFSET_BITS=64");
  * NULL: EBADF not open so; EINVAL not aligned, beyond the end, unknown flag; EBUSY it overlaps
  * another window (the same range again, by the same user and kind, is the same memory); ENOMEM the
  * limit of the mount, of this user (-o pin_limit) or of memory; ENOSPC; EPERM; ENOTTY not on a
- * fusefs mount; EOVERFLOW more than the addresses of a 32-bit program; ENOTCONN the daemon cannot be
- * reached (another network namespace, or it has died).
+ * fusefs mount; EOVERFLOW more than the addresses of a 32-bit program; ENOTCONN the daemon cannot
+ * be reached (another network namespace, or it has died).
  */
 void* fusefs_pin(int fd, off_t offset, size_t length, unsigned flags);
 

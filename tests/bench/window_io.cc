@@ -1,18 +1,19 @@
-// bench_window_io: how fast bytes get from files to memory and back, a piece at a time: by windows of
-// fusefs, and by the ways that there are elsewhere.
+// bench_window_io: how fast bytes get from files to memory and back, a piece at a time: by windows
+// of fusefs, and by the ways that there are elsewhere.
 //
 //   bench_window_io prepare FILE MIB CONTENT
 //       makes it, written and durable
 //       CONTENT  noise; half: of each page one half is noise, the other zeroes; zeroes
 //   bench_window_io DIRECTION HOW SOURCE TARGET MIB PIECE-KIB SECONDS THREADS
-//       DIRECTION  read (SOURCE to memory), write (memory, filled from SOURCE, to TARGET), copy (both)
+//       DIRECTION  read (SOURCE to memory), write (memory, filled from SOURCE, to TARGET), copy
 //       HOW        window (fusefs_io, a pinned window), mapped (the same, a mapped one), buffered
-//                  (pread and pwrite, an fdatasync with each pass), direct (O_DIRECT, also of devices);
-//                  window-huge, direct-huge: the same with memory made of huge pages
+//                  (pread and pwrite, an fdatasync with each pass), direct (O_DIRECT, also of
+//                  devices); window-huge, direct-huge: the same with memory made of huge pages
 //       MIB        of each; if SOURCE is TARGET, half of that, the first and the second
 //       THREADS    have parts of both, and memory of their own
 //
-// The memory is a memfd in any case: a window is one. Prints `MiB/s median-us`, the latter of a piece.
+// The memory is a memfd in any case: a window is one. Prints `MiB/s median-us`, the latter
+// of a piece.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>

@@ -93,9 +93,8 @@ TEST_CASE("when it answers again its pages are ordinary after a while, and clean
     recover(m);
     m.require_now(m.history.now());
     const Mapping& pages = m.inode->mapping;
-    REQUIRE(m.sim.world().run_until([&] {
-      return storable_count(m) + pages.dirty_count() + pages.writeback_count() == 0;
-    }));
+    REQUIRE(m.sim.world().run_until(
+        [&] { return storable_count(m) + pages.dirty_count() + pages.writeback_count() == 0; }));
     for (uint64_t page = 2; page < 10; ++page) CHECK(m.pinner->right(page) != PageRight::store);
     m.pinner->store_all();
     REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
