@@ -267,7 +267,8 @@ TEST_CASE("a device that refuses mapped pages: fsync says so, nothing is lost, s
     m.pinner->store_all();
     m.require_now(m.history.now());
     m.sim.device().remove_fault(id);
-    m.sim.world().run_for(kNsPerSecond / 100);  // what the flusher has at the device
+    // What the flusher has at the device.
+    m.sim.world().run_until([&] { return m.inode->mapping.writeback_count() == 0; });
     m.stores_during([&] { REQUIRE(fsync(m.sim, m.inode, &m.history).ok()); });
     m.require_after_cut();
   });
