@@ -136,6 +136,8 @@ Attempt<void> Volume::Impl::open_superblock() {
     recovery_.was_clean = false;
   }
   build_parts(superblock.superblock, superblock.slot);
+  // A daemon that died may have left writes in the device's cache: no fsync may count on them.
+  if (!clean) write_cache_.note_write();
   return {};
 }
 

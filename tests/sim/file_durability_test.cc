@@ -40,6 +40,29 @@ TEST_CASE("a failed write of data is reported once by the fsync of each open fil
   });
 }
 
+TEST_CASE("the first fsync after a crash flushes what was written before it, too") {
+  for_each_seed(4, [](const TestSeed& seed) {
+    SimVolumeOptions options;
+    options.has_fua = true;  // so that the mount itself flushes nothing
+    SimVolume sim(seed, options);
+    REQUIRE(sim.write(*sim.create("file"), 0, Content(50'000, std::byte{'a'}), How::buffered).ok());
+    REQUIRE(sim.sync().ok());
+    SimVolume crashed(seed, options, sim.power_cut());
+    OpenFile file;
+    file.inode = crashed.lookup("file");
+    REQUIRE(crashed.fsync(file).ok());
+    CHECK(crashed.files().write_cache.flush_count() == 1);
+    REQUIRE(crashed.fsync(file).ok());
+    CHECK(crashed.files().write_cache.flush_count() == 1);
+    crashed.world().inside([&] { file.inode.reset(); });
+    SimVolume unmounted(seed, options, crashed.unmount());
+    OpenFile clean;
+    clean.inode = unmounted.lookup("file");
+    REQUIRE(unmounted.fsync(clean).ok());
+    CHECK(unmounted.files().write_cache.flush_count() == 0);
+  });
+}
+
 TEST_CASE("a direct write that the device refuses leaves the file as it was") {
   for_each_seed(4, [](const TestSeed& seed) {
     SimVolume sim(seed);
