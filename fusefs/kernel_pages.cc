@@ -1,6 +1,7 @@
 #include "fusefs/kernel_pages.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace fusefs {
 namespace {
