@@ -202,5 +202,43 @@ TEST_CASE("fdatasync of a pure overwrite is one write and one flush") {
   });
 }
 
+TEST_CASE("after a failed flush who needs one is told, and a batch or a checkpoint ends it all") {
+  for_each_seed(8, [](const TestSeed& seed) {
+    SimVolumeOptions options;
+    options.has_fua = seed.seed % 2 == 0;
+    SimVolume sim(seed, options);
+    Random random = sim.world().random().fork();
+    OpenFile file;
+    file.inode = sim.create("file");
+    const Source source = random_source(random, 2 * kBlockBytes, true);
+    const auto write = [&](uint64_t pos, How how) {
+      return sim.write(*file.inode, pos, source.bytes.first(kBlockBytes), how);
+    };
+    REQUIRE(sim.write(*file.inode, 0, source.bytes, How::direct).ok());
+    REQUIRE(sim.fsync(file).ok());
+    REQUIRE(write(0, How::direct).ok());
+    // The device would do the next one.
+    sim.device().add_fault({.kind = IoKind::flush, .count = 1, .error = Error::io_failed});
+    for (int i = 0; i < 2; ++i) CHECK(sim.fsync(file).error() == Error::io_failed);
+    CHECK(write(kBlockBytes, How::dsync).ok() == options.has_fua);
+    CHECK(sim.device().stats().failed_count == 1);
+
+    const auto wait_for_batch = [&] {
+      Journal& journal = sim.volume().store().journal();
+      return sim.world().run([&] { return journal.wait_durable(journal.last_seq()); });
+    };
+    sim.create("name");
+    REQUIRE(wait_for_batch().ok());
+    CHECK(sim.volume().writable());
+    if (seed.seed % 4 < 2) {
+      REQUIRE(write(2 * kBlockBytes, How::direct).ok());
+      CHECK(wait_for_batch().error() == Error::io_failed);
+    } else {
+      sim.world().run_for(kCheckpointIntervalNs + kNsPerSecond);
+    }
+    CHECK_FALSE(sim.volume().writable());
+  });
+}
+
 }  // namespace
 }  // namespace fusefs
