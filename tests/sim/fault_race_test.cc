@@ -285,7 +285,7 @@ class Race {
         churn();
         break;
       case Second::device_error:
-        fail_reads();
+        sim_.device().add_fault(sim_.data_fault(IoKind::read));
         break;
       case Second::no_space:
         take_space();
@@ -294,14 +294,6 @@ class Race {
         break;
     }
     return [] { return Attempt<void>(); };
-  }
-
-  void fail_reads() {
-    SimFault fault;
-    fault.kind = IoKind::read;
-    fault.addr_first = block_addr(sim_.volume().space().data_first());
-    fault.error = Error::io_failed;
-    sim_.device().add_fault(fault);
   }
 
   void take_space() {

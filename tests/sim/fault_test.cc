@@ -213,14 +213,7 @@ TEST_CASE("without space a write fault on a shared page leaves everything as it 
     const Content content = pattern(kPages, 1);
     const InodeRef original = cold_file(sim, "original", content);
     const InodeRef clone = clone_of(sim, *original, "clone");
-    Reservation all;
-    const auto take_all = [&]() -> Attempt<void> {
-      const uint64_t available = sim.volume().space().stats().available_blocks;
-      ATTEMPT(Reservation taken, sim.volume().space().reserve(BlockCount(available)));
-      all = std::move(taken);
-      return {};
-    };
-    REQUIRE(sim.world().run(take_all).ok());
+    Reservation all = sim.take_space();
     FaultCall call{sim.files(), original, FileBlock(3), FaultKind::write};
     CHECK(run_fault(sim, call).error() == Error::no_space);
     CHECK(original->mapping.empty());
@@ -286,11 +279,7 @@ TEST_CASE("an error of the read is told although the page has gone meanwhile") {
     SimVolume sim(seed);
     const Content content = pattern(kPages, 1);
     const InodeRef inode = cold_file(sim, "broken", content);
-    SimFault fault;
-    fault.kind = IoKind::read;
-    fault.addr_first = block_addr(sim.volume().space().data_first());
-    fault.error = Error::io_failed;
-    const SimDevice::FaultId id = sim.device().add_fault(fault);
+    const SimDevice::FaultId id = sim.device().add_fault(sim.data_fault(IoKind::read));
     FaultCall call{sim.files(), inode, FileBlock(3), FaultKind::write};
     Stepped<void> write(sim.world(), [&] { return call.attempt(); });
     while (write.reasons().empty() || write.reasons().back() != RestartReason::data_io) {

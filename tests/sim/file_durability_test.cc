@@ -20,11 +20,7 @@ TEST_CASE("a failed write of data is reported once by the fsync of each open fil
     REQUIRE(sim.fsync(first).ok());
     OpenFile second = first;
 
-    SimFault fault;
-    fault.kind = IoKind::write;
-    fault.addr_first = block_addr(sim.volume().space().data_first());
-    fault.error = Error::io_failed;
-    const SimDevice::FaultId id = sim.device().add_fault(fault);
+    const SimDevice::FaultId id = sim.device().add_fault(sim.data_fault(IoKind::write));
     const Content more = random_bytes(random, 50'000);
     REQUIRE(sim.write(*inode, 0, more, How::buffered).ok());
     sim.world().run_for(3 * kNsPerSecond);  // the flusher meets the error
@@ -69,11 +65,7 @@ TEST_CASE("a direct write that the device refuses leaves the file as it was") {
     Random random = sim.world().random().fork();
     const InodeRef inode = sim.create("refused");
     const uint64_t free_before = sim.volume().space().stats().available_blocks;
-    SimFault fault;
-    fault.kind = IoKind::write;
-    fault.addr_first = block_addr(sim.volume().space().data_first());
-    fault.error = Error::io_failed;
-    const SimDevice::FaultId id = sim.device().add_fault(fault);
+    const SimDevice::FaultId id = sim.device().add_fault(sim.data_fault(IoKind::write));
     CHECK(sim.write(*inode, 0, random_bytes(random, 20'000), How::direct).error() ==
           Error::io_failed);
     sim.device().remove_fault(id);
@@ -92,11 +84,7 @@ TEST_CASE("writers are told when the device takes nothing any more, instead of w
     const InodeRef inode = sim.create("doomed");
     REQUIRE(sim.write(*inode, 0, random_bytes(random, 1000), How::buffered).ok());
     REQUIRE(sim.sync().ok());
-    SimFault fault;
-    fault.kind = IoKind::write;
-    fault.addr_first = block_addr(sim.volume().space().data_first());
-    fault.error = Error::io_failed;
-    sim.device().add_fault(fault);
+    sim.device().add_fault(sim.data_fault(IoKind::write));
     const Content data = random_bytes(random, 100'000);
     bool refused = false;
     for (uint64_t i = 0; i < 100 && !refused; ++i) {

@@ -45,18 +45,6 @@ void recover(Meeting& m) {
   m.stores_during([&] { REQUIRE(fsync(m.sim, m.inode, &m.history).ok()); });
 }
 
-// Every free block, when those that are being freed have been.
-Reservation take_all_space(Meeting& m) {
-  while (true) {
-    Result<Reservation> all = m.sim.world().run([&]() -> Attempt<Reservation> {
-      Space& space = m.sim.volume().space();
-      return space.reserve(BlockCount(space.stats().available_blocks));
-    });
-    if (all.ok()) return std::move(all).value();
-    REQUIRE(all.error() == Error::no_space);
-  }
-}
-
 TEST_CASE("fsync does not wait for a program that does not answer, and loses nothing it stores") {
   for_each_late(6, [](Meeting& m) {
     m.pinner->be_deaf();
@@ -144,7 +132,7 @@ TEST_CASE("truncate, punch and zero range under late rights: as under pinned pag
     });
     m.require_now(since);
     // What it stores there has its blocks.
-    Reservation all = take_all_space(m);
+    Reservation all = m.sim.take_space();
     m.stores_during([&] { REQUIRE(fsync(m.sim, m.inode, &m.history).ok()); });
     m.sim.world().inside([&] { all.release(); });
     in_time(m, [&] { REQUIRE(m.sim.truncate(*m.inode, 5 * kPageBytes).ok()); });
@@ -174,7 +162,7 @@ TEST_CASE(
     });
     const Content snapshot = m.sim.read_all(copy);
     m.history.require(snapshot, since);
-    Reservation all = take_all_space(m);
+    Reservation all = m.sim.take_space();
     const std::vector<size_t> after = m.history.now();
     m.stores_during([&] { REQUIRE(fsync(m.sim, m.inode, &m.history).ok()); });
     m.sim.world().inside([&] { all.release(); });
@@ -193,7 +181,7 @@ TEST_CASE("a clone for whose source's next stores there is no space fails, and c
     m.pinner->store_all();
     m.pinner->be_deaf();
     REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
-    Reservation all = take_all_space(m);
+    Reservation all = m.sim.take_space();
     CHECK(m.sim.clone(*m.inode, 0, copy, 0, kPages * kPageBytes).error() == Error::no_space);
     m.stores_during([&] { REQUIRE(fsync(m.sim, m.inode, &m.history).ok()); });
     m.sim.world().inside([&] { all.release(); });
@@ -272,11 +260,7 @@ TEST_CASE(
     "a device that refuses copies of pages with late rights: fsync says so, nothing is lost") {
   for_each_late(3, [](Meeting& m) {
     m.pinner->be_deaf();
-    SimFault fault;
-    fault.kind = IoKind::write;
-    fault.addr_first = block_addr(m.sim.volume().space().data_first());
-    fault.error = Error::io_failed;
-    const SimDevice::FaultId id = m.sim.device().add_fault(fault);
+    const SimDevice::FaultId id = m.sim.device().add_fault(m.sim.data_fault(IoKind::write));
     m.stores_during([&] { CHECK_FALSE(fsync(m.sim, m.inode).ok()); });
     m.require_now(m.history.now());
     m.sim.device().remove_fault(id);

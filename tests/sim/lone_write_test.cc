@@ -144,10 +144,7 @@ TEST_CASE("sixteen writers of one file share their flushes as if there were no l
 // ---- Errors ----
 
 SimFault fault_of(SimVolume& sim, bool behind_data) {
-  SimFault fault;
-  fault.kind = IoKind::write;
-  fault.addr_first = block_addr(sim.volume().space().data_first());
-  fault.error = Error::io_failed;
+  SimFault fault = sim.data_fault(IoKind::write);
   fault.behind_data = behind_data;
   return fault;
 }

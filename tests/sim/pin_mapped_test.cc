@@ -236,7 +236,7 @@ TEST_CASE("without space a store into a hole or a shared page fails at its fault
     m.pinner->observe();
     REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
     settle(m.sim);
-    Reservation all = take_space(m.sim);
+    Reservation all = m.sim.take_space();
     const std::vector<size_t> since = m.history.now();
     for (const uint64_t page : {uint64_t{3}, uint64_t{5}, uint64_t{8}}) {
       CHECK(m.pinner->fault(page, PinAccess::store).error() == Error::no_space);
@@ -249,7 +249,7 @@ TEST_CASE("without space a store into a hole or a shared page fails at its fault
     m.require_now(since);
     m.sim.world().inside([&] { all.release(); });
     m.pinner->store_all();
-    all = take_space(m.sim);
+    all = m.sim.take_space();
     REQUIRE(fsync(m.sim, m.inode, &m.history).ok());  // what has been stored has its blocks
     m.sim.world().inside([&] { all.release(); });
     m.require_after_cut();
@@ -258,11 +258,7 @@ TEST_CASE("without space a store into a hole or a shared page fails at its fault
 
 TEST_CASE("a device that refuses mapped pages: fsync says so, nothing is lost, stores go on") {
   for_each_meeting(4, [](Meeting& m) {
-    SimFault fault;
-    fault.kind = IoKind::write;
-    fault.addr_first = block_addr(m.sim.volume().space().data_first());
-    fault.error = Error::io_failed;
-    const SimDevice::FaultId id = m.sim.device().add_fault(fault);
+    const SimDevice::FaultId id = m.sim.device().add_fault(m.sim.data_fault(IoKind::write));
     m.stores_during([&] { CHECK_FALSE(fsync(m.sim, m.inode).ok()); });
     m.pinner->store_all();
     m.require_now(m.history.now());

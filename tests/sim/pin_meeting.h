@@ -89,12 +89,4 @@ struct Meeting {
   std::unique_ptr<Pinner> pinner;
 };
 
-// Every free block of the volume.
-inline Reservation take_space(SimVolume& sim) {
-  return sim.world().inside([&] {
-    const uint64_t available = sim.volume().space().stats().available_blocks;
-    return std::move(sim.volume().space().reserve(BlockCount(available)).value());
-  });
-}
-
 }  // namespace fusefs

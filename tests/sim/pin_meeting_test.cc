@@ -350,11 +350,7 @@ TEST_CASE("a device that refuses a bounce: fsync says so, nothing is lost, and t
   for_each_policy(3, [](Meeting& m) {
     REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
     m.pinner->store_all();
-    SimFault fault;
-    fault.kind = IoKind::write;
-    fault.addr_first = block_addr(m.sim.volume().space().data_first());
-    fault.error = Error::io_failed;
-    const SimDevice::FaultId id = m.sim.device().add_fault(fault);
+    const SimDevice::FaultId id = m.sim.device().add_fault(m.sim.data_fault(IoKind::write));
     m.stores_during([&] { CHECK(fsync(m.sim, m.inode).error() == Error::io_failed); });
     m.sim.device().remove_fault(id);
     CHECK(m.inode->mapping.storable_count() == kRange.count().value());
@@ -370,7 +366,7 @@ TEST_CASE("without space for the next write a clone and a punch fail, and nothin
     Inode& copy = m.create("clone");
     REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
     m.pinner->store_all();
-    Reservation all = take_space(m.sim);
+    Reservation all = m.sim.take_space();
     const std::vector<size_t> since = m.history.now();
     CHECK(m.sim.clone(*m.inode, 0, copy, 0, kPages * kPageBytes).error() == Error::no_space);
     CHECK(copy.attr.size == 0);
@@ -385,7 +381,7 @@ TEST_CASE("without space for the next write a clone and a punch fail, and nothin
     m.history.require(m.sim.read_all(copy), since);
     // Shared now, and the pages have their next blocks: fsync needs none that others have taken.
     m.pinner->store_all();
-    all = take_space(m.sim);
+    all = m.sim.take_space();
     REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
     m.sim.world().inside([&] { all.release(); });
     m.require_after_cut();
@@ -398,7 +394,7 @@ TEST_CASE(
     Meeting m(seed);
     REQUIRE(m.sim.truncate(*m.inode, 6 * kPageBytes).ok());
     settle(m.sim);
-    Reservation all = take_space(m.sim);
+    Reservation all = m.sim.take_space();
     REQUIRE(m.sim.truncate(*m.inode, kPages * kPageBytes).ok());
     m.pinner->observe();
     m.history.add(10, {});

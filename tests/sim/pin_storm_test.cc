@@ -175,11 +175,7 @@ class Storm {
   void fail_fsync(StormFile& file) {
     if (!file.pinner) return;
     file.pinner->store_all();
-    SimFault fault;
-    fault.kind = IoKind::write;
-    fault.addr_first = block_addr(sim_.volume().space().data_first());
-    fault.error = Error::io_failed;
-    const SimDevice::FaultId id = sim_.device().add_fault(fault);
+    const SimDevice::FaultId id = sim_.device().add_fault(sim_.data_fault(IoKind::write));
     CHECK_FALSE(fusefs::fsync(sim_, file.inode).ok());
     sim_.device().remove_fault(id);
     sim_.world().run_for(kNsPerSecond / 100);  // what the flusher has at the device

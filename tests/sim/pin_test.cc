@@ -405,11 +405,7 @@ TEST_CASE("a pin that cannot be had has pinned nothing") {
     nothing_pinned();
 
     request.range = kRange;
-    SimFault fault;
-    fault.kind = IoKind::read;
-    fault.addr_first = block_addr(sim.volume().space().data_first());
-    fault.error = Error::io_failed;
-    const SimDevice::FaultId id = sim.device().add_fault(fault);
+    const SimDevice::FaultId id = sim.device().add_fault(sim.data_fault(IoKind::read));
     for (const PinKind kind : {PinKind::read, PinKind::write}) {
       request.kind = kind;
       CHECK(try_pin(sim, *inode, request).error() == Error::io_failed);
@@ -420,11 +416,7 @@ TEST_CASE("a pin that cannot be had has pinned nothing") {
     // Shared blocks need new ones.
     REQUIRE(sim.clone(*inode, 0, *sim.create("clone"), 0, kPages * kPageBytes).ok());
     settle(sim);
-    Reservation all;
-    sim.world().inside([&] {
-      const uint64_t available = sim.volume().space().stats().available_blocks;
-      all = sim.volume().space().reserve(BlockCount(available)).value();
-    });
+    Reservation all = sim.take_space();
     CHECK(try_pin(sim, *inode, request).error() == Error::no_space);
     nothing_pinned();
     sim.world().inside([&] { all.release(); });

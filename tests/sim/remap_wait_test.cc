@@ -129,11 +129,8 @@ TEST_CASE("a file that changes during every comparison is deduplicated with writ
 
 // All I/O of one kind to the data of files fails, after the first `skip`.
 void fail_data(SimVolume& sim, IoKind kind, uint64_t skip) {
-  SimFault fault;
-  fault.kind = kind;
-  fault.addr_first = block_addr(sim.volume().space().data_first());
+  SimFault fault = sim.data_fault(kind);
   fault.skip = skip;
-  fault.error = Error::io_failed;
   sim.device().add_fault(fault);
 }
 

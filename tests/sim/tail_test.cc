@@ -251,11 +251,7 @@ TEST_CASE("tail: a write behind the end that the device refuses") {
         const InodeRef inode = sim.create("file");
         write(sim, *inode, 0, source.bytes.first(kOldSize), How::direct);
         REQUIRE(sim.sync().ok());
-        SimFault fault;
-        fault.kind = IoKind::write;
-        fault.addr_first = block_addr(sim.volume().space().data_first());
-        fault.error = Error::io_failed;
-        const SimDevice::FaultId id = sim.device().add_fault(fault);
+        const SimDevice::FaultId id = sim.device().add_fault(sim.data_fault(IoKind::write));
         const ConstBytes whole = source.bytes.first(kBlockBytes);
         REQUIRE(sim.write(*inode, 0, whole, how).error() == Error::io_failed);
         sim.device().remove_fault(id);
@@ -277,10 +273,7 @@ TEST_CASE(
     const InodeRef inode = sim.create("file");
     write(sim, *inode, 0, source.bytes.first(kOldSize), How::direct);
     REQUIRE(sim.sync().ok());
-    SimFault fault;
-    fault.kind = IoKind::write;
-    fault.addr_first = block_addr(sim.volume().space().data_first());
-    fault.error = Error::io_failed;
+    SimFault fault = sim.data_fault(IoKind::write);
     fault.count = 1;
     sim.device().add_fault(fault);
     bool written = false;
@@ -315,19 +308,14 @@ TEST_CASE("tail: a last block that is shared, and no space to clear it") {
     const InodeRef copy = sim.create("copy");
     REQUIRE(sim.clone(*inode, 0, *copy, 0, kOldSize).ok());
     REQUIRE(sim.sync().ok());
-    Space& space = sim.volume().space();
-    {
-      Result<Reservation> all = sim.world().run(
-          [&] { return space.reserve(BlockCount(space.stats().available_blocks)); });
-      REQUIRE(all.ok());
-      for (const How how : {How::buffered, How::direct, How::dsync}) {
-        CHECK(sim.write(*copy, kFar, source.bytes, how).error() == Error::no_space);
-      }
-      CHECK(sim.truncate(*copy, kFar).error() == Error::no_space);
-      CHECK(copy->attr.size == kOldSize);
-      CHECK(sim.read_all(*copy) == sim.read_all(*inode));
-      sim.world().inside([&] { const Reservation gone = std::move(all).value(); });
+    Reservation all = sim.take_space();
+    for (const How how : {How::buffered, How::direct, How::dsync}) {
+      CHECK(sim.write(*copy, kFar, source.bytes, how).error() == Error::no_space);
     }
+    CHECK(sim.truncate(*copy, kFar).error() == Error::no_space);
+    CHECK(copy->attr.size == kOldSize);
+    CHECK(sim.read_all(*copy) == sim.read_all(*inode));
+    sim.world().inside([&] { all.release(); });
     for (const InodeRef& file : {copy, inode}) {
       REQUIRE(sim.truncate(*file, kFar).ok());
       check_content(sim.read_all(*file), kOldSize, Grow::truncate);

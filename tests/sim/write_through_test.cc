@@ -325,11 +325,7 @@ TEST_CASE("a writethrough that the device refuses leaves its pages dirty and the
     File file(sim, 8 * kBlockBytes + 300);
     const Content before = file.content;
     file.overwrite(sim, 3 * kBlockBytes, 10, How::buffered);  // a dirty page
-    SimFault fault;
-    fault.kind = IoKind::write;
-    fault.addr_first = block_addr(sim.volume().space().data_first());
-    fault.error = Error::io_failed;
-    const SimDevice::FaultId id = sim.device().add_fault(fault);
+    const SimDevice::FaultId id = sim.device().add_fault(sim.data_fault(IoKind::write));
     Random random(3);
     const Source source = random_source(random, 50, false);
     CHECK(sim.write(*file.inode, 3 * kBlockBytes + 100, source.bytes, How::sync).error() ==
@@ -377,11 +373,7 @@ TEST_CASE("without space a writethrough has changed nothing, or is short") {
   for_each_seed(4, [](const TestSeed& seed) {
     SimVolume sim(seed);
     File file(sim, 4 * kBlockBytes);
-    Reservation taken;
-    sim.world().inside([&] {
-      const uint64_t available = sim.volume().space().stats().available_blocks;
-      taken = std::move(sim.volume().space().reserve(BlockCount(available - 3))).value();
-    });
+    Reservation taken = sim.take_space(3);
     Random random(5);
     const Source source = random_source(random, 16 * kBlockBytes, true);
     const Result<size_t> some = sim.write(*file.inode, 4 * kBlockBytes, source.bytes, How::dsync);
@@ -432,11 +424,7 @@ TEST_CASE("pages of the kernel's writeback that the device refuses stay in memor
   for_each_seed(4, [](const TestSeed& seed) {
     SimVolume sim(seed);
     File file(sim, 8 * kBlockBytes);
-    SimFault fault;
-    fault.kind = IoKind::write;
-    fault.addr_first = block_addr(sim.volume().space().data_first());
-    fault.error = Error::io_failed;
-    const SimDevice::FaultId id = sim.device().add_fault(fault);
+    const SimDevice::FaultId id = sim.device().add_fault(sim.data_fault(IoKind::write));
     file.overwrite(sim, 2 * kBlockBytes, 3 * kBlockBytes, How::mapped);
     CHECK(file.inode->mapping.dirty_count() == 3);
     sim.device().remove_fault(id);

@@ -161,6 +161,25 @@ Result<void> SimVolume::sync() {
   return world_->run([&] { return sync_all(files(), stash); });
 }
 
+SimFault SimVolume::data_fault(IoKind kind) {
+  SimFault fault;
+  fault.kind = kind;
+  fault.addr_first = block_addr(volume_->space().data_first());
+  fault.error = Error::io_failed;
+  return fault;
+}
+
+Reservation SimVolume::take_space(uint64_t spare) {
+  while (true) {
+    Result<Reservation> taken = world_->run([&]() -> Attempt<Reservation> {
+      Space& space = volume_->space();
+      return space.reserve(BlockCount(space.stats().available_blocks - spare));
+    });
+    if (taken.ok()) return std::move(taken).value();
+    REQUIRE(taken.error() == Error::no_space);  // others have been faster
+  }
+}
+
 SimImage SimVolume::unmount() {
   REQUIRE(world_->run([this] { return volume_->unmount(); }).ok());
   world_->abandon();

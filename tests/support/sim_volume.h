@@ -70,6 +70,12 @@ class SimVolume {
   Result<void> fsync(OpenFile& file, bool data_only = false);
   Result<void> sync();
 
+  // An error of all I/O of one kind to the data of files, and whatever else the allocator has
+  // placed: neither to the journal nor to the superblocks. For device().add_fault().
+  SimFault data_fault(IoKind kind);
+  // Every free block but `spare`.
+  Reservation take_space(uint64_t spare = 0);
+
   // Each is the end of this volume: every InodeRef must have gone.
   SimImage unmount();
   SimImage power_cut();

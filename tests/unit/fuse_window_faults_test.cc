@@ -349,14 +349,7 @@ TEST_CASE(
                 .ok());
     for (uint64_t page = 2; page < 10; ++page) bed.history.add(page, {});
     REQUIRE(bed.sim.sync().ok());
-    std::optional<Reservation> all;
-    while (!all) {
-      auto taken = bed.sim.world().run([&]() -> Attempt<Reservation> {
-        Space& space = bed.sim.volume().space();
-        return space.reserve(BlockCount(space.stats().available_blocks));
-      });
-      if (taken.ok()) all = std::move(taken).value();
-    }
+    Reservation all = bed.sim.take_space();
     programs.add();
     programs.add();
     const auto refused = [&](size_t which) { return programs.all[which].second->refusals(); };
@@ -365,7 +358,7 @@ TEST_CASE(
     CHECK(bed.stats.store_fault_count + bed.stats.upgrade_fault_count == 0);
     bed.sim.world().inside([&] {
       programs.check();
-      all.reset();
+      all.release();
     });
     REQUIRE(bed.sim.world().run_until([&] {
       return programs.all[0].second->stores() > 5 && programs.all[1].second->stores() > 5;
