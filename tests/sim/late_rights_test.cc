@@ -241,18 +241,13 @@ TEST_CASE("a program that has not answered and goes leaves what it has stored un
     m.pinner->hang_up();
     REQUIRE(m.pinner->unpin().ok());
     CHECK(m.inode->mapping.pinned_count() == 0);
-    m.history.require(m.sim.read_all(*m.inode), since);
+    m.require_read(since);
     REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
     CHECK(m.inode->mapping.dirty_count() == 0);
     CHECK(m.inode->delayed_blocks == BlockCount(0));
     m.sim.world().run_for(2 * kStorableNs);
     m.pinner.reset();
-    m.sim.world().inside([&] {
-      m.inode.reset();
-      m.others.clear();
-    });
-    SimVolume again(m.seed, m.options, m.sim.power_cut());
-    m.history.require(again.read_all(*again.lookup("file")), m.history.durable());
+    m.require_after_cut();
   });
 }
 

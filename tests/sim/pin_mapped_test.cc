@@ -21,39 +21,34 @@ uint64_t written_pages(SimVolume& sim) { return sim.files().stats.writeback_byte
 
 TEST_CASE("a mapped page comes by a fault, and only those that are stored into are written") {
   for_each_seed(4, [](const TestSeed& seed) {
-    SimVolume sim(seed);
-    PageHistory history(kPages);
-    InodeRef inode = pinnable_file(sim, "file", kPages, 1, &history);
-    Pinner pinner(sim, inode, kRange, history);
+    PinnableFile f(seed);
+    Pinner& pinner = f.add_pinner();
     pinner.use_faults();
     REQUIRE(pinner.pin().ok());
-    CHECK(inode->mapping.pinned_count() == 0);
+    CHECK(f.inode->mapping.pinned_count() == 0);
     for (uint64_t page = 2; page < 10; ++page) {
       REQUIRE(pinner.fault(page, PinAccess::load).ok());
       CHECK(pinner.right(page) == PageRight::load);
-      CHECK(state_of(pinner.frame(page)) == history.last(page));
+      CHECK(state_of(pinner.frame(page)) == f.history.last(page));
     }
-    CHECK(inode->mapping.pinned_count() == kRange.count().value());
-    CHECK(inode->mapping.dirty_count() == 0);
-    const uint64_t before = written_pages(sim);
-    REQUIRE(fsync(sim, inode, &history).ok());
-    CHECK(written_pages(sim) == before);
+    CHECK(f.inode->mapping.pinned_count() == kRange.count().value());
+    CHECK(f.inode->mapping.dirty_count() == 0);
+    const uint64_t before = written_pages(f.sim);
+    REQUIRE(fsync(f.sim, f.inode, &f.history).ok());
+    CHECK(written_pages(f.sim) == before);
 
     pinner.store(3);
     pinner.store(7);
-    CHECK(inode->mapping.dirty_count() == 2);
-    const std::vector<size_t> since = history.now();
-    history.require(sim.read_all(*inode), since);
-    REQUIRE(fsync(sim, inode, &history).ok());
-    CHECK(written_pages(sim) == before + 2);
+    CHECK(f.inode->mapping.dirty_count() == 2);
+    const std::vector<size_t> since = f.history.now();
+    f.require_read(since);
+    REQUIRE(fsync(f.sim, f.inode, &f.history).ok());
+    CHECK(written_pages(f.sim) == before + 2);
     CHECK(pinner.right(3) == PageRight::load);
-    CHECK(inode->mapping.dirty_count() == 0);
-    CHECK(sim.files().pins.stats().protected_pages == 2);
-    CHECK(sim.files().pins.stats().compared_count == 0);
-    pinner.forget();
-    sim.world().inside([&] { inode.reset(); });
-    SimVolume again(seed, {}, sim.power_cut());
-    history.require(again.read_all(*again.lookup("file")), history.durable());
+    CHECK(f.inode->mapping.dirty_count() == 0);
+    CHECK(f.sim.files().pins.stats().protected_pages == 2);
+    CHECK(f.sim.files().pins.stats().compared_count == 0);
+    f.require_after_cut();
   });
 }
 
@@ -145,7 +140,7 @@ TEST_CASE("a clone of mapped pages never sees later stores, which fault and rese
     REQUIRE(m.pinner->unpin().ok());
     settle(m.sim);
     CHECK(m.sim.read_all(copy) == snapshot);
-    m.history.require(m.sim.read_all(*m.inode), m.history.now());
+    m.require_read(m.history.now());
     CHECK(m.inode->delayed_blocks == BlockCount(0));
   });
 }
@@ -272,11 +267,9 @@ TEST_CASE("a device that refuses mapped pages: fsync says so, nothing is lost, s
 
 TEST_CASE("mapped pages count for the limits one by one, and a mapped range has no other pins") {
   for_each_seed(3, [](const TestSeed& seed) {
-    SimVolume sim(seed);
-    PageHistory history(kPages);
-    const InodeRef inode = pinnable_file(sim, "file", kPages, 1, &history);
-    sim.files().pins.bytes_max_per_user = 3 * kPageBytes;
-    Pinner pinner(sim, inode, kRange, history);
+    PinnableFile f(seed);
+    f.sim.files().pins.bytes_max_per_user = 3 * kPageBytes;
+    Pinner& pinner = f.add_pinner();
     pinner.use_faults();
     REQUIRE(pinner.pin().ok());
     pinner.store(2);
@@ -285,39 +278,37 @@ TEST_CASE("mapped pages count for the limits one by one, and a mapped range has 
     for (const PinAccess access : {PinAccess::load, PinAccess::store}) {
       CHECK(pinner.fault(5, access).error() == Error::pin_limit_per_user);
     }
-    CHECK(inode->mapping.pinned_count() == 3);
-    CHECK(inode->mapping.dirty_count() <= 2);
+    CHECK(f.inode->mapping.pinned_count() == 3);
+    CHECK(f.inode->mapping.dirty_count() <= 2);
     pinner.store(4);
 
-    Pinner beside(sim, inode, {FileBlock(0), FileBlock(1)}, history);
-    Pinner across(sim, inode, {FileBlock(9), FileBlock(11)}, history);
-    sim.files().pins.bytes_max_per_user = 100 * kPageBytes;
+    Pinner beside(f.sim, f.inode, {FileBlock(0), FileBlock(1)}, f.history);
+    Pinner across(f.sim, f.inode, {FileBlock(9), FileBlock(11)}, f.history);
+    f.sim.files().pins.bytes_max_per_user = 100 * kPageBytes;
     CHECK(across.pin().error() == Error::too_busy);
     REQUIRE(beside.pin().ok());
-    Pinner mapped(sim, inode, {FileBlock(0), FileBlock(2)}, history);
+    Pinner mapped(f.sim, f.inode, {FileBlock(0), FileBlock(2)}, f.history);
     mapped.use_faults();
     CHECK(mapped.pin().error() == Error::too_busy);
     REQUIRE(beside.unpin().ok());
     REQUIRE(pinner.unpin().ok());
-    CHECK(sim.files().pins.stats().pinned_pages == 0);
-    history.require(sim.read_all(*inode), history.now());
+    CHECK(f.sim.files().pins.stats().pinned_pages == 0);
+    f.require_read(f.history.now());
   });
 }
 
 TEST_CASE("a mapped range that nobody has touched ends after the other pins of its user") {
   for_each_seed(2, [](const TestSeed& seed) {
-    SimVolume sim(seed);
-    PageHistory history(kPages);
-    const InodeRef inode = pinnable_file(sim, "file", kPages, 1, &history);
-    Pinner untouched(sim, inode, {FileBlock(4), FileBlock(8)}, history);
+    PinnableFile f(seed);
+    Pinner untouched(f.sim, f.inode, {FileBlock(4), FileBlock(8)}, f.history);
     untouched.use_faults();
     REQUIRE(untouched.pin().ok());
-    Pinner other(sim, inode, {FileBlock(0), FileBlock(4)}, history);
+    Pinner other(f.sim, f.inode, {FileBlock(0), FileBlock(4)}, f.history);
     REQUIRE(other.pin().ok());
     REQUIRE(other.unpin().ok());
     REQUIRE(untouched.unpin().ok());
-    CHECK(sim.files().pins.all().empty());
-    Pinner later(sim, inode, kRange, history);
+    CHECK(f.sim.files().pins.all().empty());
+    Pinner later(f.sim, f.inode, kRange, f.history);
     REQUIRE(later.pin().ok());
     REQUIRE(later.unpin().ok());
   });
@@ -333,7 +324,7 @@ TEST_CASE("the end of a mapped pin: what is dirty is an ordinary page, the memor
     REQUIRE(m.pinner->unpin().ok());
     CHECK(m.inode->mapping.pinned_count() == 0);
     CHECK(m.inode->mapping.dirty_count() <= 2);
-    m.history.require(m.sim.read_all(*m.inode), m.history.now());
+    m.require_read(m.history.now());
     auto stash = std::make_unique<PinFaultStash>();
     bool granted = false;
     const Result<void> late = m.sim.world().run([&] {
@@ -349,7 +340,7 @@ TEST_CASE("the end of a mapped pin: what is dirty is an ordinary page, the memor
     m.pinner.reset();
     CHECK(frames.expired());
     settle(m.sim);
-    m.history.require(m.sim.read_all(*m.inode), m.history.now());
+    m.require_read(m.history.now());
   });
 }
 
@@ -422,64 +413,60 @@ TEST_CASE("an end that comes while faults are under way leaves none of them with
     m.sim.world().inside([&] { pin.reset(); });
     m.pinner->forget();
     settle(m.sim);
-    m.history.require(m.sim.read_all(*m.inode), m.history.durable());
+    m.require_read(m.history.durable());
   });
 }
 
 TEST_CASE("a range that is mapped for loads only costs no write and refuses stores") {
   for_each_seed(2, [](const TestSeed& seed) {
-    SimVolume sim(seed);
-    PageHistory history(kPages);
-    const InodeRef inode = pinnable_file(sim, "file", kPages, 1, &history);
+    PinnableFile f(seed);
     if (seed.seed % 2 == 0) {
-      REQUIRE(sim.clone(*inode, 0, *sim.create("clone"), 0, kPages * kPageBytes).ok());
-      settle(sim);
+      REQUIRE(f.sim.clone(*f.inode, 0, *f.sim.create("clone"), 0, kPages * kPageBytes).ok());
+      settle(f.sim);
     }
-    Pinner pinner(sim, inode, kRange, history);
+    Pinner& pinner = f.add_pinner();
     pinner.use_faults();
     pinner.forbid_stores();
     REQUIRE(pinner.pin().ok());
-    const uint64_t before = written_pages(sim);
+    const uint64_t before = written_pages(f.sim);
     for (uint64_t page = 2; page < 10; ++page) {
       CHECK(pinner.fault(page, PinAccess::store).error() == Error::not_permitted);
       REQUIRE(pinner.fault(page, PinAccess::load).ok());
-      CHECK(state_of(pinner.frame(page)) == history.last(page));
+      CHECK(state_of(pinner.frame(page)) == f.history.last(page));
     }
     PageState state;
     state.fill(4242);
-    history.add(5, state);
-    write(sim, *inode, 5 * kPageBytes, pages_of({state}));
+    f.history.add(5, state);
+    write(f.sim, *f.inode, 5 * kPageBytes, pages_of({state}));
     CHECK(state_of(pinner.frame(5)) == state);
-    REQUIRE(fsync(sim, inode, &history).ok());
-    CHECK(written_pages(sim) == before + 1);
+    REQUIRE(fsync(f.sim, f.inode, &f.history).ok());
+    CHECK(written_pages(f.sim) == before + 1);
     REQUIRE(pinner.unpin().ok());
-    history.require(sim.read_all(*inode), history.now());
+    f.require_read(f.history.now());
   });
 }
 
 TEST_CASE("mapped pages are not reclaimed, and a sparse mapping of a large file costs nothing") {
   for_each_seed(3, [](const TestSeed& seed) {
-    SimVolume sim(seed);  // 64 pages
     constexpr uint64_t kMany = 3 * kCachePagesMin;
-    PageHistory history(kMany);
-    const InodeRef inode = pinnable_file(sim, "file", kMany, 1, &history);
-    Pinner pinner(sim, inode, {FileBlock(0), FileBlock(kMany)}, history);
+    PinnableFile f(seed, {}, kMany);  // its cache has 64 pages
+    Pinner& pinner = f.add_pinner({FileBlock(0), FileBlock(kMany)});
     pinner.use_faults();
     REQUIRE(pinner.pin().ok());
     for (uint64_t page = 0; page < kMany; page += 2) pinner.store(page);
-    CHECK(inode->mapping.pinned_count() == kMany / 2);
-    const std::vector<size_t> since = history.now();
-    history.require(sim.read_all(*inode), since);
-    const InodeRef other = sim.create("other");
+    CHECK(f.inode->mapping.pinned_count() == kMany / 2);
+    const std::vector<size_t> since = f.history.now();
+    f.require_read(since);
+    const InodeRef other = f.sim.create("other");
     const Content content(4 * kCachePagesMin * kPageBytes, std::byte{9});
-    write(sim, *other, 0, content);
-    CHECK(sim.read_all(*other) == content);
-    CHECK(inode->mapping.pinned_count() == kMany / 2);
-    REQUIRE(fsync(sim, inode, &history).ok());
+    write(f.sim, *other, 0, content);
+    CHECK(f.sim.read_all(*other) == content);
+    CHECK(f.inode->mapping.pinned_count() == kMany / 2);
+    REQUIRE(fsync(f.sim, f.inode, &f.history).ok());
     for (uint64_t page = 0; page < kMany; page += 8) pinner.store(page);
     REQUIRE(pinner.unpin().ok());
-    settle(sim);
-    history.require(sim.read_all(*inode), history.now());
+    settle(f.sim);
+    f.require_read(f.history.now());
   });
 }
 
@@ -494,7 +481,7 @@ TEST_CASE("an unlinked file whose pages are mapped lives until the pin ends") {
       m.sim.world().run_for(5 * kNsPerSecond);
       REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
     });
-    m.history.require(m.sim.read_all(*m.inode), m.history.durable());
+    m.require_read(m.history.durable());
     REQUIRE(m.sim.sync().ok());
     const uint64_t before = m.sim.volume().space().stats().available_blocks;
     m.sim.world().inside([&] { m.inode.reset(); });

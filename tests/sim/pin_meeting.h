@@ -2,18 +2,14 @@
 #pragma once
 
 #include <functional>
-#include <memory>
 #include <vector>
 
-#include "tests/sim/pin_rig.h"
+#include "tests/sim/pinnable_file.h"
 #include "tests/sim/remap_rig.h"
 
 #include <doctest/doctest.h>
 
 namespace fusefs {
-
-inline constexpr uint64_t kPages = 12;
-inline constexpr FileRange kRange{FileBlock(2), FileBlock(10)};
 
 // How the pinner has its pages.
 enum class Held : uint8_t {
@@ -23,12 +19,11 @@ enum class Held : uint8_t {
 };
 
 // A file that is pinned and stored into.
-struct Meeting {
+struct Meeting : PinnableFile {
   explicit Meeting(const TestSeed& a_seed, const SimVolumeOptions& an_options = {},
                    Held held = Held::pinned)
-      : seed(a_seed), options(an_options), sim(seed, options), history(kPages) {
-    inode = pinnable_file(sim, "file", kPages, 1, &history);
-    pinner = std::make_unique<Pinner>(sim, inode, kRange, history);
+      : PinnableFile(a_seed, an_options) {
+    add_pinner();
     if (held != Held::pinned) {
       pinner->use_faults();
       if (held == Held::mapped_late) pinner->may_be_late();
@@ -39,31 +34,17 @@ struct Meeting {
     pinner->store_all();
   }
 
-  // What the file reads as must be what it looked like at or after `since`.
+  // As require_read(), and nobody stores any more.
   void require_now(const std::vector<size_t>& since) {
     pinner->stop();
     pinner->observe();
-    history.require(sim.read_all(*inode), since);
-  }
-  // The same on the device after a power cut, for what was durable.
-  void require_after_cut() {
-    pinner->forget();
-    sim.world().inside([&] {
-      inode.reset();
-      others.clear();
-    });
-    SimVolume again(seed, options, sim.power_cut());
-    history.require(again.read_all(*again.lookup("file")), history.durable());
+    require_read(since);
   }
   // Every page of [first, end) becomes this, at some time from now on.
   void will_be(uint64_t first, uint64_t end, uint64_t word) {
     PageState state;
     state.fill(word);
     for (uint64_t page = first; page < end; ++page) history.add(page, state);
-  }
-  Inode& create(const char* name) {
-    others.push_back(sim.create(name));
-    return *others.back();
   }
   uint64_t stores_during(const std::function<void()>& what) {
     pinner->start();
@@ -79,14 +60,6 @@ struct Meeting {
     pinner->observe();
     return history.now();
   }
-
-  const TestSeed seed;
-  const SimVolumeOptions options;
-  SimVolume sim;
-  PageHistory history;
-  InodeRef inode;
-  std::vector<InodeRef> others;
-  std::unique_ptr<Pinner> pinner;
 };
 
 }  // namespace fusefs

@@ -11,21 +11,15 @@
 namespace fusefs {
 namespace {
 
-void for_each_policy(uint64_t seeds, const std::function<void(Meeting&)>& body) {
-  for (const PinnedPolicy policy :
-       {PinnedPolicy::redirty, PinnedPolicy::keep, PinnedPolicy::unpin}) {
-    CAPTURE(static_cast<int>(policy));
-    SimVolumeOptions options;
-    options.pinned_policy = policy;
-    for_each_seed(seeds, [&](const TestSeed& seed) {
-      Meeting meeting(seed, options);
-      body(meeting);
-    });
-  }
+void for_each_meeting(uint64_t seeds, const std::function<void(Meeting&)>& body) {
+  for_each_policy(seeds, [&](const TestSeed& seed, const SimVolumeOptions& options) {
+    Meeting meeting(seed, options);
+    body(meeting);
+  });
 }
 
 TEST_CASE("fsync under a pinner that stores all the time ends, and is durable") {
-  for_each_policy(4, [](Meeting& m) {
+  for_each_meeting(4, [](Meeting& m) {
     const uint64_t stores = m.stores_during([&] {
       for (int i = 0; i < 5; ++i) REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
     });
@@ -35,7 +29,7 @@ TEST_CASE("fsync under a pinner that stores all the time ends, and is durable") 
 }
 
 TEST_CASE("truncate below a pin: beyond the end is nothing, and growing again shows zeroes") {
-  for_each_policy(4, [](Meeting& m) {
+  for_each_meeting(4, [](Meeting& m) {
     REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
     m.stores_during([&] { REQUIRE(m.sim.truncate(*m.inode, 5 * kPageBytes).ok()); });
     CHECK(m.inode->mapping.storable_count() == kRange.count().value());
@@ -76,7 +70,7 @@ TEST_CASE("truncate below a pin: beyond the end is nothing, and growing again sh
 }
 
 TEST_CASE("truncate within a pinned page: what is stored behind the end stays out of the file") {
-  for_each_policy(3, [](Meeting& m) {
+  for_each_meeting(3, [](Meeting& m) {
     const uint64_t size = 6 * kPageBytes + 2 * kPinSectorBytes;
     m.stores_during([&] {
       REQUIRE(m.sim.truncate(*m.inode, size).ok());
@@ -104,7 +98,7 @@ TEST_CASE("truncate within a pinned page: what is stored behind the end stays ou
 }
 
 TEST_CASE("punch and zero range under a pin: zeroes at once, and stores after it count") {
-  for_each_policy(4, [](Meeting& m) {
+  for_each_meeting(4, [](Meeting& m) {
     REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
     const auto mode = m.seed.seed % 2 == 0 ? FallocateMode::punch_hole : FallocateMode::zero_range;
     m.pinner->stop();
@@ -159,7 +153,7 @@ TEST_CASE("punch over a page that a pin for reading holds: zeroes, and clean") {
 }
 
 TEST_CASE("a clone taken under a pin never sees later stores through the pin") {
-  for_each_policy(4, [](Meeting& m) {
+  for_each_meeting(4, [](Meeting& m) {
     Inode& copy = m.create("clone");
     const std::vector<size_t> since = m.history.now();
     m.stores_during([&] { REQUIRE(m.sim.clone(*m.inode, 0, copy, 0, kPages * kPageBytes).ok()); });
@@ -175,13 +169,13 @@ TEST_CASE("a clone taken under a pin never sees later stores through the pin") {
     REQUIRE(m.pinner->unpin().ok());
     settle(m.sim);
     CHECK(m.sim.read_all(copy) == snapshot);
-    m.history.require(m.sim.read_all(*m.inode), m.history.now());
+    m.require_read(m.history.now());
     CHECK(m.inode->delayed_blocks == BlockCount(0));
   });
 }
 
 TEST_CASE("a clone into a pinned range: the frames get the bytes, and the pages are stored into") {
-  for_each_policy(4, [](Meeting& m) {
+  for_each_meeting(4, [](Meeting& m) {
     PageHistory other_history(kPages);
     m.others.push_back(pinnable_file(m.sim, "other", kPages, 900, &other_history));
     Inode& other = *m.others.back();
@@ -207,7 +201,7 @@ TEST_CASE("a clone into a pinned range: the frames get the bytes, and the pages 
 }
 
 TEST_CASE("dedupe with a pin on either side shares what was the same, and loses no store") {
-  for_each_policy(3, [](Meeting& m) {
+  for_each_meeting(3, [](Meeting& m) {
     const bool pinned_is_source = m.seed.seed % 2 == 0;
     Inode& twin = m.create("twin");
     const Content content = m.sim.read_all(*m.inode);
@@ -219,7 +213,7 @@ TEST_CASE("dedupe with a pin on either side shares what was the same, and loses 
     REQUIRE(result.same_bytes.ok());
     CHECK(result.same_bytes.value() == content.size());
     CHECK(result.shared == content.size());
-    m.history.require(m.sim.read_all(*m.inode), m.history.now());
+    m.require_read(m.history.now());
     const std::vector<size_t> since = m.history.now();
     m.stores_during([&] {
       REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
@@ -233,7 +227,7 @@ TEST_CASE("dedupe with a pin on either side shares what was the same, and loses 
 }
 
 TEST_CASE("unshare under a pin") {
-  for_each_policy(2, [](Meeting& m) {
+  for_each_meeting(2, [](Meeting& m) {
     Inode& copy = m.create("clone");
     REQUIRE(m.sim.clone(*m.inode, 0, copy, 0, kPages * kPageBytes).ok());
     const Content snapshot = m.sim.read_all(copy);
@@ -247,7 +241,7 @@ TEST_CASE("unshare under a pin") {
 }
 
 TEST_CASE("an unlinked file lives until its last pin ends, and goes then") {
-  for_each_policy(2, [](Meeting& m) {
+  for_each_meeting(2, [](Meeting& m) {
     NamespaceStash stash;
     REQUIRE(m.sim.world()
                 .run([&] { return m.sim.volume().names().unlink(kRootInode, "file", stash); })
@@ -258,7 +252,7 @@ TEST_CASE("an unlinked file lives until its last pin ends, and goes then") {
       REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
     });
     CHECK(m.inode->life == Inode::Life::live);
-    m.history.require(m.sim.read_all(*m.inode), m.history.durable());
+    m.require_read(m.history.durable());
     REQUIRE(m.sim.sync().ok());
     const uint64_t before = m.sim.volume().space().stats().available_blocks;
     m.sim.world().inside([&] { m.inode.reset(); });
@@ -269,7 +263,7 @@ TEST_CASE("an unlinked file lives until its last pin ends, and goes then") {
 }
 
 TEST_CASE("buffered, direct and synchronous writes over a pin are in its frames, and stay there") {
-  for_each_policy(4, [](Meeting& m) {
+  for_each_meeting(4, [](Meeting& m) {
     uint64_t word = 5000;
     for (const How how : {How::buffered, How::direct, How::dsync, How::sync, How::mapped}) {
       ++word;
@@ -305,7 +299,7 @@ TEST_CASE("buffered, direct and synchronous writes over a pin are in its frames,
 }
 
 TEST_CASE("a write of a part of a pinned block keeps what has been stored beside it") {
-  for_each_policy(2, [](Meeting& m) {
+  for_each_meeting(2, [](Meeting& m) {
     for (const How how : {How::buffered, How::direct, How::dsync}) {
       PageState expected = *state_of(m.pinner->frame(4));
       const uint64_t word = 0x1111 * (1 + static_cast<uint64_t>(how));
@@ -322,7 +316,7 @@ TEST_CASE("a write of a part of a pinned block keeps what has been stored beside
 }
 
 TEST_CASE("a size that waits for a pinned page is saved by fsync and at the end of the pin") {
-  for_each_policy(3, [](Meeting& m) {
+  for_each_meeting(3, [](Meeting& m) {
     const uint64_t size = 6 * kPageBytes + kPinSectorBytes;
     REQUIRE(m.sim.truncate(*m.inode, size).ok());
     REQUIRE(m.sim.sync().ok());
@@ -339,15 +333,12 @@ TEST_CASE("a size that waits for a pinned page is saved by fsync and at the end 
     }
     CHECK(m.inode->disk_size == size + kPinSectorBytes);
     const Content content = m.sim.read_all(*m.inode);
-    m.pinner->forget();
-    m.sim.world().inside([&] { m.inode.reset(); });
-    SimVolume again(m.seed, m.options, m.sim.power_cut());
-    CHECK(again.read_all(*again.lookup("file")) == content);
+    CHECK(m.after_cut() == content);
   });
 }
 
 TEST_CASE("a device that refuses a bounce: fsync says so, nothing is lost, and the next is good") {
-  for_each_policy(3, [](Meeting& m) {
+  for_each_meeting(3, [](Meeting& m) {
     REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
     m.pinner->store_all();
     const SimDevice::FaultId id = m.sim.device().add_fault(m.sim.data_fault(IoKind::write));
@@ -413,7 +404,7 @@ TEST_CASE(
 }
 
 TEST_CASE("the end of a pin leaves ordinary dirty pages of what has changed, and nothing else") {
-  for_each_policy(3, [](Meeting& m) {
+  for_each_meeting(3, [](Meeting& m) {
     REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
     m.pinner->store(3);
     m.pinner->store(8);

@@ -13,7 +13,7 @@
 #include "core/file/fsync.h"
 #include "core/file/pin.h"
 #include "fusefs/window_faults.h"
-#include "tests/sim/pin_rig.h"
+#include "tests/sim/pinnable_file.h"
 
 #include <doctest/doctest.h>
 
@@ -22,14 +22,12 @@ namespace {
 
 using Change = FaultChannel::Change;
 
-constexpr uint64_t kFilePages = 12;
-constexpr FileRange kWindow{FileBlock(2), FileBlock(10)};
+constexpr FileRange kWindow = kRange;
 constexpr uint64_t kWindowPages = 8;
 
 // A window and its memory.
-struct WindowBed {
-  explicit WindowBed(const TestSeed& a_seed) : seed(a_seed), sim(seed), history(kFilePages) {
-    inode = pinnable_file(sim, "file", kFilePages, 1, &history);
+struct WindowBed : PinnableFile {
+  explicit WindowBed(const TestSeed& a_seed) : PinnableFile(a_seed) {
     frames = std::make_shared<AlignedBuffer>(kWindowPages * kPageBytes);
     gate = std::make_shared<FaultGate>(sim.world().monitor(), [] {});
     faults = std::make_shared<WindowFaults>(gate, sim.world().scheduler(), sim.files(), stats,
@@ -59,10 +57,6 @@ struct WindowBed {
     history.add(kWindow.first.value() + page, *state);
   }
 
-  const TestSeed seed;
-  SimVolume sim;
-  PageHistory history;
-  InodeRef inode;
   std::shared_ptr<AlignedBuffer> frames;
   std::shared_ptr<FaultGate> gate;
   WindowStats stats;
@@ -263,15 +257,12 @@ void end_window(WindowBed& bed) {
 
 void require_after_cut(WindowBed& bed, Programs& programs) {
   programs.all.clear();
-  SimWorld& world = bed.sim.world();
-  world.inside([&] {
+  bed.sim.world().inside([&] {
     bed.faults->end();
     bed.faults.reset();
     bed.pin.reset();
-    bed.inode.reset();
   });
-  SimVolume again(bed.seed, {}, bed.sim.power_cut());
-  bed.history.require(again.read_all(*again.lookup("file")), bed.history.durable());
+  bed.require_after_cut();
 }
 
 TEST_CASE("programs that share a window are served, whoever dies and comes, and lose nothing") {
@@ -308,7 +299,7 @@ TEST_CASE("programs that share a window are served, whoever dies and comes, and 
     programs.finish();
     const std::vector<size_t> since = bed.history.now();
     end_window(bed);
-    bed.history.require(bed.sim.read_all(*bed.inode), since);
+    bed.require_read(since);
     REQUIRE(fsync(bed.sim, bed.inode, &bed.history).ok());
     require_after_cut(bed, programs);
   });
@@ -330,7 +321,7 @@ TEST_CASE("a window that ends in the middle of faults and protections leaves non
     bed.sim.world().inside([&] { programs.check(); });
     const std::vector<size_t> since = bed.history.now();
     end_window(bed);
-    bed.history.require(bed.sim.read_all(*bed.inode), since);
+    bed.require_read(since);
     CHECK(bed.faults->attach(77, OwnedFd(), 0, OwnedFd()).error() == Error::bad_address);
     REQUIRE(bed.sim.world().run_until_idle());
     require_after_cut(bed, programs);
@@ -387,7 +378,7 @@ TEST_CASE("a program that answers nothing holds up nobody, and the others of its
     REQUIRE(fsync(bed.sim, bed.inode, &bed.history).ok());
     programs.finish();
     end_window(bed);
-    bed.history.require(bed.sim.read_all(*bed.inode), bed.history.now());
+    bed.require_read(bed.history.now());
     require_after_cut(bed, programs);
   });
 }
