@@ -11,6 +11,7 @@
 #include <algorithm>
 
 #include "core/file/pinned_range.h"
+#include "core/file/write.h"
 
 namespace fusefs {
 namespace {
@@ -201,9 +202,7 @@ Attempt<void> set_size(FileContext& context, Inode& inode, uint64_t size, bool k
     // Growing changes memory only; what lies between is a hole, or zeroes in the last block.
     grow_over_pins(context, inode, size, size);
     inode.attr.size = size;
-    inode.attr.mtime = inode.attr.ctime = context.inodes.now();
-    ++inode.attr.change_count;
-    context.inodes.mark_attr_dirty(inode);
+    touch_contents(context, inode);
     stash.phase = Phase::done;
     stash.hold.release();
     return {};
@@ -298,9 +297,7 @@ Attempt<void> fallocate_range(FileContext& context, Inode& inode, FallocateMode 
       inode.attr.size = end;
     }
   }
-  inode.attr.mtime = inode.attr.ctime = context.inodes.now();
-  ++inode.attr.change_count;
-  context.inodes.mark_attr_dirty(inode);
+  touch_contents(context, inode);
   stash.phase = Phase::done;
   stash.hold.release();
   return {};
