@@ -6,7 +6,9 @@
 #include <cstring>
 #include <vector>
 
+#include "fusefs/fusefs_ioctl.h"
 #include "fusefs/operation.h"
+#include "fusefs/snapshots.h"
 
 namespace fusefs {
 
@@ -38,6 +40,11 @@ T get_in(FuseOperation& op) {
   std::memcpy(&object, bytes.data(), std::min(sizeof(T), bytes.size()));
   return object;
 }
+
+// The piece that `piece` asks for, of a snapshot of `uid`'s; ESTALE when that has gone.
+//   Errors  invalid_argument: beyond its end
+Attempt<void> answer_piece(FuseOperation& op, IoctlStash& stash, fusefs_stats_piece& piece,
+                           uint32_t uid = Snapshots::kAnybody);
 
 // An ioctl that needs no more than the inode and an answer.
 template <class Stash, class Fn>

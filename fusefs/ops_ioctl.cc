@@ -203,21 +203,11 @@ struct StatsOpStash {
 
 Attempt<void> stats_piece(FuseOperation& op, IoctlStash& stash, StatsOpStash& own) {
   auto piece = get_in<fusefs_stats_piece>(op);
-  Snapshots& snapshots = op.server().snapshots();
   if (piece.snapshot == 0) {
     ATTEMPT(std::string text, stats_text(op.server(), own.stats));
-    piece.snapshot = snapshots.add(std::move(text));
+    piece.snapshot = op.server().snapshots().add(std::move(text));
   }
-  const std::string* text = snapshots.find(piece.snapshot);
-  if (text == nullptr) {
-    stash.errno_value = ESTALE;
-    return {};
-  }
-  if (piece.offset > text->size()) return Error::invalid_argument;
-  piece.total = text->size();
-  piece.len = static_cast<uint32_t>(text->copy(piece.data, sizeof(piece.data), piece.offset));
-  set_out(op, stash, piece);
-  return {};
+  return answer_piece(op, stash, piece);
 }
 
 // ---- Dispatch ----
@@ -259,6 +249,20 @@ void ioctl(fuse_req_t req, fuse_ino_t, unsigned command, void*, fuse_file_info*,
 }
 
 }  // namespace
+
+Attempt<void> answer_piece(FuseOperation& op, IoctlStash& stash, fusefs_stats_piece& piece,
+                           uint32_t uid) {
+  const std::string* text = op.server().snapshots().find(piece.snapshot, uid);
+  if (text == nullptr) {
+    stash.errno_value = ESTALE;
+    return {};
+  }
+  if (piece.offset > text->size()) return Error::invalid_argument;
+  piece.total = text->size();
+  piece.len = static_cast<uint32_t>(text->copy(piece.data, sizeof(piece.data), piece.offset));
+  set_out(op, stash, piece);
+  return {};
+}
 
 void add_ioctl_ops(fuse_lowlevel_ops& ops) { ops.ioctl = ioctl; }
 

@@ -442,19 +442,11 @@ struct PinsTextStash {};
 
 Attempt<void> pins_piece(FuseOperation& op, IoctlStash& stash, PinsTextStash&) {
   auto piece = get_in<fusefs_stats_piece>(op);
-  Snapshots& snapshots = op.server().snapshots();
   const uint32_t uid = op.caller().uid;
-  if (piece.snapshot == 0) piece.snapshot = snapshots.add(pins_text(op.server(), uid), uid);
-  const std::string* text = snapshots.find(piece.snapshot, uid);
-  if (text == nullptr) {
-    stash.errno_value = ESTALE;
-    return {};
+  if (piece.snapshot == 0) {
+    piece.snapshot = op.server().snapshots().add(pins_text(op.server(), uid), uid);
   }
-  if (piece.offset > text->size()) return Error::invalid_argument;
-  piece.total = text->size();
-  piece.len = static_cast<uint32_t>(text->copy(piece.data, sizeof(piece.data), piece.offset));
-  set_out(op, stash, piece);
-  return {};
+  return answer_piece(op, stash, piece, uid);
 }
 
 }  // namespace
