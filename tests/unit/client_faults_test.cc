@@ -13,12 +13,12 @@
 #include <atomic>
 #include <cerrno>
 #include <csignal>
-#include <cstring>
 #include <functional>
 #include <thread>
 
 #include "core/base/units.h"
 #include "core/io/device_probe.h"
+#include "tests/support/descriptors.h"
 
 #include <doctest/doctest.h>
 
@@ -78,17 +78,7 @@ struct Daemon {
 
   void run(const OnFault& on_fault) {
     fusefs_window_hello hello{};
-    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-    iovec part{&hello, sizeof(hello)};
-    msghdr header{};
-    header.msg_iov = &part;
-    header.msg_iovlen = 1;
-    header.msg_control = control;
-    header.msg_controllen = sizeof(control);
-    if (recvmsg(connection.get(), &header, MSG_CMSG_CLOEXEC) != sizeof(hello)) return;
-    int fd = -1;
-    std::memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&header)), sizeof(fd));
-    faults = OwnedFd(fd);
+    if (!receive_message(connection, hello, &faults)) return;
     const fusefs_window_answer answer{};
     (void)!write(connection.get(), &answer, sizeof(answer));
     while (!ended) {

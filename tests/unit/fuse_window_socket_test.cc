@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "fusefs/fusefs_ioctl.h"
+#include "tests/support/descriptors.h"
 #include "tests/support/window_rig.h"
 
 #include <doctest/doctest.h>
@@ -35,38 +36,22 @@ OwnedFd connect_to(const fusefs_window_open& window) {
   return fd;
 }
 
-// Returns the error of the answer; `memory` is what came with it, `sent` a descriptor of ours.
-int ask(const OwnedFd& connection, const fusefs_window_ref& ref, uint32_t flags, OwnedFd* memory,
-        int sent = -1) {
+// Sends a hello with so many descriptors. False: that cannot be.
+bool say_hello(const OwnedFd& connection, const fusefs_window_ref& ref, uint32_t flags,
+               const std::vector<int>& sent) {
   fusefs_window_hello hello{};
   hello.version = 1;
   hello.flags = flags;
   hello.ref = ref;
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-  iovec part{&hello, sizeof(hello)};
-  msghdr header{};
-  header.msg_iov = &part;
-  header.msg_iovlen = 1;
-  if (sent >= 0) {
-    header.msg_control = control;
-    header.msg_controllen = sizeof(control);
-    cmsghdr* const rights = CMSG_FIRSTHDR(&header);
-    rights->cmsg_level = SOL_SOCKET;
-    rights->cmsg_type = SCM_RIGHTS;
-    rights->cmsg_len = CMSG_LEN(sizeof(int));
-    std::memcpy(CMSG_DATA(rights), &sent, sizeof(sent));
-  }
-  REQUIRE(sendmsg(connection.get(), &header, MSG_NOSIGNAL) == sizeof(hello));
+  return send_message(connection, bytes_of(hello), sent);
+}
+
+// Returns the error of the answer to a hello; `memory` is what came with it.
+int ask(const OwnedFd& connection, const fusefs_window_ref& ref, uint32_t flags, OwnedFd* memory,
+        const std::vector<int>& sent = {}) {
+  REQUIRE(say_hello(connection, ref, flags, sent));
   fusefs_window_answer answer{};
-  part = {&answer, sizeof(answer)};
-  header.msg_control = control;
-  header.msg_controllen = sizeof(control);
-  REQUIRE(recvmsg(connection.get(), &header, MSG_CMSG_CLOEXEC) == sizeof(answer));
-  if (const cmsghdr* rights = CMSG_FIRSTHDR(&header)) {
-    int fd = -1;
-    std::memcpy(&fd, CMSG_DATA(rights), sizeof(fd));
-    *memory = OwnedFd(fd);
-  }
+  REQUIRE(receive_message(connection, answer, memory));
   return answer.error;
 }
 
@@ -169,7 +154,7 @@ TEST_CASE("the faults of a program end with its connection, whatever else keeps 
   const auto serve_faults = [&](const OwnedFd& connection) {
     OwnedFd memory;
     CHECK(ask(connection, ref_of(window), 0, &memory) == 0);
-    return ask(connection, ref_of(window), FUSEFS_WINDOW_HELLO_FAULTS, &memory, faults.get());
+    return ask(connection, ref_of(window), FUSEFS_WINDOW_HELLO_FAULTS, &memory, {faults.get()});
   };
   OwnedFd program = connect_to(window);
   REQUIRE(serve_faults(program) == 0);
@@ -195,30 +180,6 @@ TEST_CASE("the faults of a program end with its connection, whatever else keeps 
     rig.serve();
   }
   CHECK(rig.holder_count() == 1);
-}
-
-// Sends a hello with so many descriptors. False: that cannot be.
-bool send_descriptors(const OwnedFd& connection, const fusefs_window_ref& ref, uint32_t flags,
-                      const std::vector<int>& sent) {
-  fusefs_window_hello hello{};
-  hello.version = 1;
-  hello.flags = flags;
-  hello.ref = ref;
-  alignas(cmsghdr) char control[CMSG_SPACE(64 * sizeof(int))] = {};
-  const size_t bytes = sent.size() * sizeof(int);
-  REQUIRE(CMSG_SPACE(bytes) <= sizeof(control));
-  iovec part{&hello, sizeof(hello)};
-  msghdr header{};
-  header.msg_iov = &part;
-  header.msg_iovlen = 1;
-  header.msg_control = control;
-  header.msg_controllen = CMSG_SPACE(bytes);
-  cmsghdr* const rights = CMSG_FIRSTHDR(&header);
-  rights->cmsg_level = SOL_SOCKET;
-  rights->cmsg_type = SCM_RIGHTS;
-  rights->cmsg_len = CMSG_LEN(bytes);
-  std::memcpy(CMSG_DATA(rights), sent.data(), bytes);
-  return sendmsg(connection.get(), &header, MSG_NOSIGNAL) == sizeof(hello);
 }
 
 // Whether the other side hangs up, whatever it says before.
@@ -267,7 +228,7 @@ TEST_CASE("no descriptor that a program sends stays, but the one of its faults")
           if (known) REQUIRE(ask(connection, ref_of(window), 0, &memory) == 0);
           const bool may = known && flags != 0 && count == 1 && fd == faults.get();
           const std::vector<int> sent(count, fd);
-          const bool could = send_descriptors(connection, ref_of(window), flags, sent);
+          const bool could = say_hello(connection, ref_of(window), flags, sent);
           if (may) {
             REQUIRE(fd >= 0);
             CHECK(could);
@@ -325,7 +286,7 @@ TEST_CASE("a descriptor that cannot be closed keeps nobody waiting but who has s
   // Behind something that is answered when we say so: the last to close it is not us.
   const fusefs_window_hello flush{1, FUSEFS_WINDOW_HELLO_FLUSH, ref_of(window), 0};
   REQUIRE(send(program.get(), &flush, sizeof(flush), 0) == sizeof(flush));
-  REQUIRE(send_descriptors(program, ref_of(window), FUSEFS_WINDOW_HELLO_FAULTS, {lingering.get()}));
+  REQUIRE(say_hello(program, ref_of(window), FUSEFS_WINDOW_HELLO_FAULTS, {lingering.get()}));
   lingering = OwnedFd();
   fusefs_window_answer answer{-1, 0};
   for (int i = 0; i < 10'000; ++i) {
