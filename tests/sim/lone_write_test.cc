@@ -50,12 +50,6 @@ struct File {
   Content content;
 };
 
-Content after_cut(const TestSeed& seed, SimVolume& sim, File& file) {
-  sim.world().inside([&] { file.inode.reset(); });
-  SimVolume again(seed, {}, sim.power_cut());
-  return again.read_all(*again.lookup("file"));
-}
-
 TEST_CASE("an O_DSYNC overwrite with nobody about is one request, and there after a power cut") {
   for_each_seed(4, [](const TestSeed& seed) {
     for (const How how : {How::dsync, How::direct_dsync}) {
@@ -73,8 +67,7 @@ TEST_CASE("an O_DSYNC overwrite with nobody about is one request, and there afte
       // Nothing is owed after it: each ends where its completion arrives.
       const bool forced = seed.forced_restart_probability != 0;
       if (!forced) CHECK(sim.files().completions.stats().issuer_count > inline_before);
-      const Content content = file.content;
-      CHECK(after_cut(seed, sim, file) == content);
+      CHECK(after_cut(seed, sim, file.inode) == file.content);
     }
   });
 }
@@ -110,8 +103,8 @@ TEST_CASE("what needs more than its own bytes to be durable is never a lone writ
     CHECK_FALSE(is_lone(41, 1, How::direct_sync));
     CHECK_FALSE(is_lone(41, 1, How::direct));
     sim.world().inside([&] { copy.reset(); });
-    const Content content = file.content;
-    const Content found = after_cut(seed, sim, file);
+    const Content& content = file.content;
+    const Content found = after_cut(seed, sim, file.inode);
     CHECK(part(found, 0, 41 * kBlockBytes) == part(content, 0, 41 * kBlockBytes));
   });
 }
@@ -167,8 +160,7 @@ TEST_CASE("a lone write that fails is an error of that write, and the volume goe
         for (uint64_t block = 2; block < 6; ++block) REQUIRE(file.put(sim, block, 1, 5, how).ok());
         REQUIRE(sim.sync().ok());
         CHECK_FALSE(sim.files().health.failed());
-        const Content content = file.content;
-        CHECK(after_cut(seed, sim, file) == content);
+        CHECK(after_cut(seed, sim, file.inode) == file.content);
       }
     }
   });
@@ -190,8 +182,7 @@ TEST_CASE("a page that a lone write had in memory is written again after its err
     REQUIRE(sim.fsync(open).ok());
     sim.world().inside([&] { open.inode.reset(); });
     std::fill_n(file.content.begin() + 3 * kBlockBytes, kBlockBytes, std::byte{9});
-    const Content content = file.content;
-    CHECK(after_cut(seed, sim, file) == content);
+    CHECK(after_cut(seed, sim, file.inode) == file.content);
   });
 }
 
@@ -230,8 +221,8 @@ TEST_CASE("a lone write that fails while others write turns the volume read-only
         open.inode.reset();
         other.reset();
       });
-      const Content content = file.content;
-      const Content found = after_cut(seed, sim, file);
+      const Content& content = file.content;
+      const Content found = after_cut(seed, sim, file.inode);
       CHECK(part(found, 0, kBlockBytes) == part(content, 0, kBlockBytes));
     }
   });

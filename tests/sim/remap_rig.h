@@ -106,6 +106,13 @@ inline void require_consistent(const SimImage& image, const SimVolumeOptions& op
   REQUIRE(scan.report().ok());
 }
 
+// What "file" holds after a power cut; `inode` is the last reference to one of the volume's.
+inline Content after_cut(const TestSeed& seed, SimVolume& sim, InodeRef& inode) {
+  sim.world().inside([&] { inode.reset(); });
+  SimVolume again(seed, {}, sim.power_cut());
+  return again.read_all(*again.lookup("file"));
+}
+
 // Everything written, and no transaction to come from anybody else.
 inline void settle(SimVolume& sim) {
   REQUIRE(sim.sync().ok());

@@ -53,12 +53,6 @@ struct File {
   Content content;
 };
 
-Content after_cut(const TestSeed& seed, SimVolume& sim, File& file) {
-  sim.world().inside([&] { file.inode.reset(); });
-  SimVolume again(seed, {}, sim.power_cut());
-  return again.read_all(*again.lookup("file"));
-}
-
 TEST_CASE("an O_DSYNC overwrite is one device write, with FUA or a flush, and nothing follows") {
   for (const bool has_fua : {false, true}) {
     for_each_seed(2, [&](const TestSeed& seed) {
@@ -78,7 +72,7 @@ TEST_CASE("an O_DSYNC overwrite is one device write, with FUA or a flush, and no
       // The times follow with the journal, the page does not.
       settle(sim);
       CHECK(log_of(sim).data_writes == 1);
-      CHECK(after_cut(seed, sim, file) == file.content);
+      CHECK(after_cut(seed, sim, file.inode) == file.content);
     });
   }
 }
@@ -105,8 +99,8 @@ TEST_CASE("an O_DIRECT|O_DSYNC overwrite is one device write, and leaves dirty p
       const uint64_t owed = completions.deferred_count[static_cast<size_t>(DeferReason::flush)];
       CHECK(owed == (has_fua ? 0 : 1));
       // The power fails now: what was written is there, what is dirty is not.
-      const Content content = file.content;
-      const Content found = after_cut(seed, sim, file);
+      const Content& content = file.content;
+      const Content found = after_cut(seed, sim, file.inode);
       CHECK(part(found, 8 * kBlockBytes, 4 * kBlockBytes) ==
             part(content, 8 * kBlockBytes, 4 * kBlockBytes));
       CHECK(part(found, 20 * kBlockBytes, 3 * kBlockBytes) !=
@@ -147,8 +141,8 @@ TEST_CASE("O_DIRECT|O_SYNC and |O_DSYNC writes are durable when they return, whe
       CHECK(sim.read_all(*file.inode) == file.content);
       const bool all = how == How::direct_sync && seed.seed % 2 == 0;
       if (all) CHECK_FALSE(file.inode->attr_dirty);
-      const Content content = file.content;
-      const Content found = after_cut(seed, sim, file);
+      const Content& content = file.content;
+      const Content found = after_cut(seed, sim, file.inode);
       REQUIRE(found.size() == content.size());
       // All but the first half, which nobody promised, if it promised nothing.
       const size_t from = seed.seed % 2 == 0 ? 0 : 10 * kBlockBytes + half;
@@ -230,7 +224,7 @@ TEST_CASE("part of a block goes through its page, which is clean afterwards as b
     CHECK(sim.read_all(*file.inode) == file.content);
     settle(sim);
     CHECK(log_of(sim).data_writes == 2);
-    CHECK(after_cut(seed, sim, file) == file.content);
+    CHECK(after_cut(seed, sim, file.inode) == file.content);
   });
 }
 
@@ -249,7 +243,7 @@ TEST_CASE("a writethrough cleans the pages it writes, and no others") {
     }
     CHECK(sim.read_all(*file.inode) == file.content);
     // What was beside the bytes in their pages has become durable with them.
-    const Content now = after_cut(seed, sim, file);
+    const Content now = after_cut(seed, sim, file.inode);
     CHECK(std::equal(now.begin() + 6 * kBlockBytes, now.begin() + 9 * kBlockBytes,
                      file.content.begin() + 6 * kBlockBytes));
   });
@@ -265,7 +259,7 @@ TEST_CASE("the file grows to the end of the bytes, and reads as written after a 
     CHECK(file.inode->attr.size == 9 * kBlockBytes + 101);
     CHECK(file.inode->disk_size == file.inode->attr.size);
     CHECK(sim.read_all(*file.inode) == file.content);
-    CHECK(after_cut(seed, sim, file) == file.content);
+    CHECK(after_cut(seed, sim, file.inode) == file.content);
   });
 }
 
@@ -289,7 +283,7 @@ TEST_CASE("writes into holes, unwritten blocks and clones are durable when they 
     CHECK(sim.read_all(*file.inode) == file.content);
     CHECK(sim.read_all(*copy) == part(before, 0, 8 * kBlockBytes));
     sim.world().inside([&] { copy.reset(); });
-    CHECK(after_cut(seed, sim, file) == file.content);
+    CHECK(after_cut(seed, sim, file.inode) == file.content);
   });
 }
 
@@ -347,7 +341,7 @@ TEST_CASE("a writethrough that the device refuses leaves its pages dirty and the
     CHECK(sim.read_all(*file.inode) == file.content);
     REQUIRE(sim.sync().ok());
     CHECK(file.inode->delayed_blocks == BlockCount(0));
-    CHECK(after_cut(seed, sim, file) == file.content);
+    CHECK(after_cut(seed, sim, file.inode) == file.content);
   });
 }
 
@@ -416,7 +410,7 @@ TEST_CASE("the kernel's writeback goes to the device at once, and never becomes 
     sim.world().inside([&] { open.inode.reset(); });
     CHECK(log_of(sim).data_writes == 1);
     CHECK(log_of(sim).flushes >= 1);
-    CHECK(after_cut(seed, sim, file) == file.content);
+    CHECK(after_cut(seed, sim, file.inode) == file.content);
   });
 }
 
@@ -430,7 +424,7 @@ TEST_CASE("pages of the kernel's writeback that the device refuses stay in memor
     sim.device().remove_fault(id);
     REQUIRE(sim.sync().ok());
     CHECK(sim.read_all(*file.inode) == file.content);
-    CHECK(after_cut(seed, sim, file) == file.content);
+    CHECK(after_cut(seed, sim, file.inode) == file.content);
   });
 }
 
@@ -456,7 +450,7 @@ TEST_CASE("writers of parts of one block take turns, and lose nothing") {
     CHECK(sim.read_all(*file.inode) == file.content);
     CHECK(sim.files().stats.through_overlap_wait_count > 0);
     REQUIRE(sim.sync().ok());
-    CHECK(after_cut(seed, sim, file) == file.content);
+    CHECK(after_cut(seed, sim, file.inode) == file.content);
   });
 }
 
