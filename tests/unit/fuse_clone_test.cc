@@ -8,8 +8,7 @@
 #include <memory>
 #include <string>
 
-#include "fusefs/fusefs_ioctl.h"
-#include "tests/support/fake_kernel.h"
+#include "tests/support/clone_rig.h"
 #include "tests/support/temp_image.h"
 
 #include <doctest/doctest.h>
@@ -134,52 +133,47 @@ class ToldCallerFiles final : public CallerFiles {
 
 TEST_CASE("a clone by descriptor is for who has the source open for reading, on this mount") {
   for_each_seed(1, [](const TestSeed& seed) {
-    FuseRig rig(seed);
-    uint64_t source_handle = 0;
-    uint64_t target_handle = 0;
-    const uint64_t source = rig.create("source", &source_handle).nodeid;
-    const uint64_t target = rig.create("target", &target_handle).nodeid;
+    CloneRig rig(seed);
     uint64_t closed_handle = 0;
     const uint64_t closed = rig.create("closed", &closed_handle).nodeid;
     rig.release(closed, closed_handle);
-    Message data(20'000, std::byte{7});
-    REQUIRE(rig.write(source, source_handle, 0, data).error == 0);
     fusefs_clone_from range{};
     const auto clone = [&](int64_t descriptor, uint64_t handle) {
       range.source_fd = descriptor;
-      return rig.ioctl(target, handle, FUSEFS_IOC_CLONE_FROM, range).error;
+      return rig.ioctl(rig.target_node, handle, FUSEFS_IOC_CLONE_FROM, range).error;
     };
-    CHECK(clone(3, target_handle) == EOPNOTSUPP);  // nothing is known of callers
+    CHECK(clone(3, rig.target_handle) == EOPNOTSUPP);  // nothing is known of callers
 
     auto own = std::make_unique<ToldCallerFiles>();
     ToldCallerFiles& told = *own;
     rig.sim().world().inside([&] { rig.server().set_caller_files(std::move(own)); });
-    told.files[3] = {source};
-    told.files[4] = {source, false};
-    told.files[5] = {source, true, false};  // the number of our inode on another filesystem
+    told.files[3] = {rig.source_node};
+    told.files[4] = {rig.source_node, false};
+    // The number of our inode, on another filesystem.
+    told.files[5] = {rig.source_node, true, false};
     told.files[6] = {closed};
-    CHECK(clone(2, target_handle) == EBADF);
-    CHECK(clone(4, target_handle) == EBADF);
-    CHECK(clone(5, target_handle) == EXDEV);
-    CHECK(clone(6, target_handle) == EBADF);  // closed meanwhile
-    const uint64_t read_only = rig.open(target, O_RDONLY);
+    CHECK(clone(2, rig.target_handle) == EBADF);
+    CHECK(clone(4, rig.target_handle) == EBADF);
+    CHECK(clone(5, rig.target_handle) == EXDEV);
+    CHECK(clone(6, rig.target_handle) == EBADF);  // closed meanwhile
+    const uint64_t read_only = rig.open(rig.target_node, O_RDONLY);
     CHECK(clone(3, read_only) == EBADF);
-    CHECK(clone(3, rig.open(target, O_RDWR | O_APPEND)) == EBADF);
-    CHECK(clone(3, target_handle) == 0);
-    CHECK(rig.read(target, target_handle, 0, 1 << 20).body == data);
+    CHECK(clone(3, rig.open(rig.target_node, O_RDWR | O_APPEND)) == EBADF);
+    CHECK(clone(3, rig.target_handle) == 0);
+    CHECK(rig.target_content() == rig.data);
     // The last block is copied, and the rest is shared.
-    CHECK(clone(3, rig.open(target, O_RDWR | O_DSYNC)) == 0);
+    CHECK(clone(3, rig.open(rig.target_node, O_RDWR | O_DSYNC)) == 0);
     {
       SimVolume after(seed, {}, rig.sim().device().durable_image());
-      CHECK(after.read_all(*after.lookup("target")) == data);
+      CHECK(after.read_all(*after.lookup("target")) == rig.data);
     }
     range.len = 4096;
     range.target_pos = 8192;
-    CHECK(clone(3, target_handle) == 0);
+    CHECK(clone(3, rig.target_handle) == 0);
     range.target_pos = 1;
-    CHECK(clone(3, target_handle) == EINVAL);
+    CHECK(clone(3, rig.target_handle) == EINVAL);
     told.visible = false;
-    CHECK(clone(3, target_handle) == EOPNOTSUPP);
+    CHECK(clone(3, rig.target_handle) == EOPNOTSUPP);
   });
 }
 

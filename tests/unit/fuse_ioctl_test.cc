@@ -7,7 +7,7 @@
 #include <string_view>
 
 #include "fusefs/fusefs_ioctl.h"
-#include "tests/support/fake_kernel.h"
+#include "tests/support/clone_rig.h"
 
 #include <doctest/doctest.h>
 
@@ -15,11 +15,6 @@ namespace fusefs {
 namespace {
 
 constexpr uint64_t kRoot = wire::kRootNode;
-
-template <class T>
-T answer_of(const FakeReply& reply) {
-  return reply.as<T>(sizeof(fuse_ioctl_out));
-}
 
 fusefs_stats_piece read_piece(FuseRig& rig, uint64_t snapshot, uint64_t offset, int* error) {
   fusefs_stats_piece piece{};
@@ -172,25 +167,18 @@ TEST_CASE("trimming is for root, and tells how much was trimmed") {
 
 TEST_CASE("a clone needs a token that only an opener for reading can have") {
   for_each_seed(1, [](const TestSeed& seed) {
-    FuseRig rig(seed);
-    uint64_t source_handle = 0;
-    uint64_t target_handle = 0;
-    const uint64_t source = rig.create("source", &source_handle).nodeid;
-    const uint64_t target = rig.create("target", &target_handle).nodeid;
-    Message data(20'000, std::byte{7});
-    REQUIRE(rig.write(source, source_handle, 0, data).error == 0);
-    const uint64_t blind = rig.open(source, O_WRONLY);
-    CHECK(rig.ioctl(source, blind, FUSEFS_IOC_SOURCE_TOKEN, 0).error == EBADF);
+    CloneRig rig(seed);
+    const uint64_t blind = rig.open(rig.source_node, O_WRONLY);
+    CHECK(rig.ioctl(rig.source_node, blind, FUSEFS_IOC_SOURCE_TOKEN, 0).error == EBADF);
 
     fusefs_clone_range range{};
-    range.source = answer_of<fusefs_source_token>(
-        rig.ioctl(source, source_handle, FUSEFS_IOC_SOURCE_TOKEN, 0));
+    range.source = rig.token();
     CHECK(range.source.secret != 0);
     const auto clone = [&] {
-      return rig.ioctl(target, target_handle, FUSEFS_IOC_CLONE_RANGE, range).error;
+      return rig.ioctl(rig.target_node, rig.target_handle, FUSEFS_IOC_CLONE_RANGE, range).error;
     };
     CHECK(clone() == 0);
-    CHECK(rig.read(target, target_handle, 0, 1 << 20).body == data);
+    CHECK(rig.target_content() == rig.data);
 
     range.target_pos = 5;
     CHECK(clone() == EINVAL);
@@ -204,65 +192,54 @@ TEST_CASE("a clone needs a token that only an opener for reading can have") {
     range.source.secret ^= 1;
     CHECK(clone() == ESTALE);
     range.source.secret ^= 1;
-    rig.release(source, source_handle);
+    rig.release(rig.source_node, rig.source_handle);
     CHECK(clone() == ESTALE);
   });
 }
 
 TEST_CASE("a file is not cloned into one that is open for appending") {
-  FuseRig rig(TestSeed{1});
-  uint64_t source_handle = 0;
-  const uint64_t source = rig.create("source", &source_handle).nodeid;
-  const uint64_t target = rig.create("target").nodeid;
-  const uint64_t appending = rig.open(target, O_RDWR | O_APPEND);
+  CloneRig rig(TestSeed{1});
+  const uint64_t appending = rig.open(rig.target_node, O_RDWR | O_APPEND);
   fusefs_clone_range range{};
-  range.source =
-      answer_of<fusefs_source_token>(rig.ioctl(source, source_handle, FUSEFS_IOC_SOURCE_TOKEN, 0));
-  CHECK(rig.ioctl(target, appending, FUSEFS_IOC_CLONE_RANGE, range).error == EBADF);
+  range.source = rig.token();
+  CHECK(rig.ioctl(rig.target_node, appending, FUSEFS_IOC_CLONE_RANGE, range).error == EBADF);
 }
 
 TEST_CASE("dedupe is for who may write the target or owns it, and tells what it found") {
   for_each_seed(1, [](const TestSeed& seed) {
-    FuseRig rig(seed);
-    uint64_t source_handle = 0;
-    uint64_t target_handle = 0;
-    const uint64_t source = rig.create("source", &source_handle).nodeid;
-    const uint64_t target = rig.create("target", &target_handle).nodeid;
-    Message data(20'000, std::byte{7});
-    REQUIRE(rig.write(source, source_handle, 0, data).error == 0);
-    REQUIRE(rig.write(target, target_handle, 0, data).error == 0);
+    CloneRig rig(seed);
+    REQUIRE(rig.write(rig.target_node, rig.target_handle, 0, rig.data).error == 0);
     fusefs_dedupe_range range{};
     range.version = 1;
-    range.source = answer_of<fusefs_source_token>(
-        rig.ioctl(source, source_handle, FUSEFS_IOC_SOURCE_TOKEN, 0));
+    range.source = rig.token();
     const auto dedupe = [&](uint64_t handle) {
-      return rig.ioctl(target, handle, FUSEFS_IOC_DEDUPE_RANGE, range);
+      return rig.ioctl(rig.target_node, handle, FUSEFS_IOC_DEDUPE_RANGE, range);
     };
-    FakeReply reply = dedupe(target_handle);
+    FakeReply reply = dedupe(rig.target_handle);
     REQUIRE(reply.error == 0);
     auto answer = answer_of<fusefs_dedupe_range>(reply);
     CHECK(answer.flags == 0);
     CHECK(answer.same_bytes == 20'000);
     CHECK(answer.shared_bytes == 20'480);
-    answer = answer_of<fusefs_dedupe_range>(dedupe(target_handle));
+    answer = answer_of<fusefs_dedupe_range>(dedupe(rig.target_handle));
     CHECK(answer.same_bytes == 20'000);
     CHECK(answer.shared_bytes == 0);
-    CHECK(rig.read(target, target_handle, 0, 1 << 20).body == data);
+    CHECK(rig.target_content() == rig.data);
 
     Message other(100, std::byte{8});
-    REQUIRE(rig.write(target, target_handle, 5000, other).error == 0);
-    answer = answer_of<fusefs_dedupe_range>(dedupe(target_handle));
+    REQUIRE(rig.write(rig.target_node, rig.target_handle, 5000, other).error == 0);
+    answer = answer_of<fusefs_dedupe_range>(dedupe(rig.target_handle));
     CHECK(answer.flags == FUSEFS_DEDUPE_DIFFERS);
     CHECK(answer.same_bytes == 0);
 
-    const uint64_t read_only = rig.open(target, O_RDONLY);
+    const uint64_t read_only = rig.open(rig.target_node, O_RDONLY);
     CHECK(dedupe(read_only).error == 0);  // root's
     rig.kernel().set_caller(1000, 1000);
     CHECK(dedupe(read_only).error == EPERM);
-    CHECK(dedupe(target_handle).error == 0);
+    CHECK(dedupe(rig.target_handle).error == 0);
     uint64_t own_handle = 0;
     const uint64_t own = rig.create("own", &own_handle).nodeid;  // by this user
-    REQUIRE(rig.write(own, own_handle, 0, data).error == 0);
+    REQUIRE(rig.write(own, own_handle, 0, rig.data).error == 0);
     const uint64_t own_read_only = rig.open(own, O_RDONLY);
     const auto dedupe_own = [&] {
       return rig.ioctl(own, own_read_only, FUSEFS_IOC_DEDUPE_RANGE, range).error;
@@ -273,47 +250,41 @@ TEST_CASE("dedupe is for who may write the target or owns it, and tells what it 
     rig.kernel().set_caller(0, 0);
 
     range.version = 2;
-    CHECK(dedupe(target_handle).error == EINVAL);
+    CHECK(dedupe(rig.target_handle).error == EINVAL);
     range.version = 1;
     range.target_pos = 4096;
-    CHECK(dedupe(target_handle).error == EINVAL);  // beyond the target's end
+    CHECK(dedupe(rig.target_handle).error == EINVAL);  // beyond the target's end
     range.target_pos = 0;
     range.source.secret ^= 1;
-    CHECK(dedupe(target_handle).error == ESTALE);
+    CHECK(dedupe(rig.target_handle).error == ESTALE);
   });
 }
 
 TEST_CASE("unshare gives a file its own blocks, and needs it open for writing") {
   for_each_seed(1, [](const TestSeed& seed) {
-    FuseRig rig(seed);
-    uint64_t source_handle = 0;
-    uint64_t target_handle = 0;
-    const uint64_t source = rig.create("source", &source_handle).nodeid;
-    const uint64_t target = rig.create("target", &target_handle).nodeid;
-    Message data(20'000, std::byte{7});
-    REQUIRE(rig.write(source, source_handle, 0, data).error == 0);
+    CloneRig rig(seed);
     fusefs_clone_range cloned{};
-    cloned.source = answer_of<fusefs_source_token>(
-        rig.ioctl(source, source_handle, FUSEFS_IOC_SOURCE_TOKEN, 0));
-    REQUIRE(rig.ioctl(target, target_handle, FUSEFS_IOC_CLONE_RANGE, cloned).error == 0);
+    cloned.source = rig.token();
+    REQUIRE(rig.ioctl(rig.target_node, rig.target_handle, FUSEFS_IOC_CLONE_RANGE, cloned).error ==
+            0);
 
     fusefs_unshare_range range{};
     range.version = 1;
     const auto unshare = [&](uint64_t handle) {
-      return rig.ioctl(target, handle, FUSEFS_IOC_UNSHARE_RANGE, range);
+      return rig.ioctl(rig.target_node, handle, FUSEFS_IOC_UNSHARE_RANGE, range);
     };
-    CHECK(unshare(rig.open(target, O_RDONLY)).error == EBADF);
+    CHECK(unshare(rig.open(rig.target_node, O_RDONLY)).error == EBADF);
     range.len = 4096;
-    CHECK(answer_of<fusefs_unshare_range>(unshare(target_handle)).copied_bytes == 4096);
+    CHECK(answer_of<fusefs_unshare_range>(unshare(rig.target_handle)).copied_bytes == 4096);
     range.len = 0;
-    CHECK(answer_of<fusefs_unshare_range>(unshare(target_handle)).copied_bytes == 16'384);
-    CHECK(answer_of<fusefs_unshare_range>(unshare(target_handle)).copied_bytes == 0);
-    CHECK(rig.read(target, target_handle, 0, 1 << 20).body == data);
+    CHECK(answer_of<fusefs_unshare_range>(unshare(rig.target_handle)).copied_bytes == 16'384);
+    CHECK(answer_of<fusefs_unshare_range>(unshare(rig.target_handle)).copied_bytes == 0);
+    CHECK(rig.target_content() == rig.data);
     range.flags = 4;
-    CHECK(unshare(target_handle).error == EINVAL);
+    CHECK(unshare(rig.target_handle).error == EINVAL);
     range.flags = 0;
     range.version = 0;
-    CHECK(unshare(target_handle).error == EINVAL);
+    CHECK(unshare(rig.target_handle).error == EINVAL);
   });
 }
 
