@@ -38,6 +38,12 @@ void format(const TempImage& image) {
   REQUIRE(runner.value()->run("mkfs", [&] { return formatter.run(); }).ok());
 }
 
+// A file in the root directory, open for reading and writing.
+struct MadeFile {
+  uint64_t node = 0;
+  uint64_t handle = 0;
+};
+
 // A kernel at one end of a socket pair; the daemon at the other.
 class SocketKernel {
  public:
@@ -93,6 +99,16 @@ class SocketKernel {
     const FakeReply reply = take(&answered);
     CHECK(answered == unique);
     return reply;
+  }
+
+  MadeFile make_file(std::string_view name) {
+    fuse_create_in in{};
+    in.flags = O_RDWR;
+    in.mode = 0100644;
+    const FakeReply created = call(FUSE_CREATE, kRoot, Body(in).name(name));
+    REQUIRE(created.error == 0);
+    return {created.as<fuse_entry_out>().nodeid,
+            created.as<fuse_open_out>(sizeof(fuse_entry_out)).fh};
   }
 
   MountedVolume& mounted() { return *mounted_; }
@@ -152,18 +168,13 @@ TEST_CASE("DESTROY is answered when everything is on the device and the volume i
   const TempImage image(128 << 20);
   format(image);
   SocketKernel kernel(image);
-  fuse_create_in in{};
-  in.flags = 2;
-  in.mode = 0100644;
-  const FakeReply created = kernel.call(FUSE_CREATE, kRoot, Body(in).name("file"));
+  const auto [node, handle] = kernel.make_file("file");
   fuse_write_in write{};
-  write.fh = created.as<fuse_open_out>(sizeof(fuse_entry_out)).fh;
+  write.fh = handle;
   write.size = 5;
   write.flags = 2;
-  CHECK(kernel
-            .call(FUSE_WRITE, created.as<fuse_entry_out>().nodeid,
-                  Body(write).data(bytes_of(std::string_view("bytes"))))
-            .error == 0);
+  const Body body = Body(write).data(bytes_of(std::string_view("bytes")));
+  CHECK(kernel.call(FUSE_WRITE, node, body).error == 0);
   const uint64_t destroy = kernel.post(FUSE_DESTROY, 0);
   CHECK(wait_finished(kernel.mounted()));
   std::string message;
@@ -188,13 +199,7 @@ TEST_CASE("a direct write drops the kernel's pages before it is answered, if it 
   const TempImage image(128 << 20);
   format(image);
   SocketKernel kernel(image);
-  fuse_create_in in{};
-  in.flags = 2;
-  in.mode = 0100644;
-  const FakeReply created = kernel.call(FUSE_CREATE, kRoot, Body(in).name("file"));
-  const uint64_t node = created.as<fuse_entry_out>().nodeid;
-  const uint64_t handle = created.as<fuse_open_out>(sizeof(fuse_entry_out)).fh;
-
+  const auto [node, handle] = kernel.make_file("file");
   fuse_write_in write{};
   write.fh = handle;
   write.offset = 8192;
@@ -228,20 +233,6 @@ TEST_CASE("a direct write drops the kernel's pages before it is answered, if it 
   CHECK(second == unique);
 }
 
-// A file, open for reading and writing.
-struct MadeFile {
-  uint64_t node = 0;
-  uint64_t handle = 0;
-};
-MadeFile make_file(SocketKernel& kernel, std::string_view name) {
-  fuse_create_in in{};
-  in.flags = O_RDWR;
-  in.mode = 0100644;
-  const FakeReply created = kernel.call(FUSE_CREATE, kRoot, Body(in).name(name));
-  REQUIRE(created.error == 0);
-  return {created.as<fuse_entry_out>().nodeid,
-          created.as<fuse_open_out>(sizeof(fuse_entry_out)).fh};
-}
 void write_file(SocketKernel& kernel, const MadeFile& file, uint32_t pages, uint32_t write_flags) {
   fuse_write_in in{};
   in.fh = file.handle;
@@ -265,8 +256,8 @@ TEST_CASE(
   const TempImage image(128 << 20);
   format(image);
   SocketKernel kernel(image);
-  const MadeFile source = make_file(kernel, "source");
-  const MadeFile target = make_file(kernel, "target");
+  const MadeFile source = kernel.make_file("source");
+  const MadeFile target = kernel.make_file("target");
   write_file(kernel, source, 4, FUSE_WRITE_LOCKOWNER);  // past the kernel's cache
   write_file(kernel, target, 6, 0);                     // the kernel keeps these pages
   fusefs_window_open open{};
@@ -329,20 +320,16 @@ TEST_CASE(
     const TempImage image(128 << 20);
     format(image);
     SocketKernel kernel(image, 2, policy);
-    fuse_create_in in{};
-    in.flags = 2;
-    in.mode = 0100644;
-    const FakeReply created = kernel.call(FUSE_CREATE, kRoot, Body(in).name("file"));
-    const uint64_t node = created.as<fuse_entry_out>().nodeid;
+    const MadeFile file = kernel.make_file("file");
     fuse_write_in write{};
-    write.fh = created.as<fuse_open_out>(sizeof(fuse_entry_out)).fh;
+    write.fh = file.handle;
     write.size = 4096;
     write.flags = 2 | O_DIRECT;
     write.write_flags = FUSE_WRITE_LOCKOWNER;
     constexpr uint64_t kBlocks = 64;
     const auto post = [&](uint64_t block, int value) {
       write.offset = block * 4096;
-      return kernel.post(FUSE_WRITE, node,
+      return kernel.post(FUSE_WRITE, file.node,
                          Body(write).data(Message(4096, static_cast<std::byte>(value))));
     };
     for (int turn = 1; turn <= 3; ++turn) {
@@ -369,7 +356,7 @@ TEST_CASE(
     read.fh = write.fh;
     read.offset = (kBlocks - 1) * 4096;
     read.size = 4096;
-    const FakeReply got = kernel.call(FUSE_READ, node, Body(read));
+    const FakeReply got = kernel.call(FUSE_READ, file.node, Body(read));
     CHECK(got.body == Message(4096, std::byte{3}));
     kernel.hang_up();
     CHECK(wait_finished(kernel.mounted()));
