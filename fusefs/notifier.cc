@@ -13,6 +13,11 @@ void Notifier::start(std::function<void()> woken) {
   thread_ = std::thread([this] { run(); });
 }
 
+void Notifier::start_unthreaded() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  running_ = true;
+}
+
 void Notifier::stop() {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -73,21 +78,29 @@ void Notifier::run() {
   while (true) {
     changed_.wait(lock, [this] { return !queue_.empty() || !running_; });
     if (queue_.empty()) return;
-    Stash job = std::move(queue_.front());
-    queue_.pop_front();
     lock.unlock();
-    const bool sent = send(*job);
-    {
-      MonitorHold hold(monitor_);
-      job->drop.end(sent);
-      job->done = true;
-      job->finished.wake_all();
-      job.reset();  // a waitable goes away with the monitor held
-      room_.wake_all();
-    }
+    send_next();
     woken_();
     lock.lock();
   }
+}
+
+bool Notifier::send_next() {
+  Stash job;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (queue_.empty()) return false;
+    job = std::move(queue_.front());
+    queue_.pop_front();
+  }
+  const bool sent = send(*job);
+  MonitorHold hold(monitor_);
+  job->drop.end(sent);
+  job->done = true;
+  job->finished.wake_all();
+  job.reset();  // a waitable goes away with the monitor held
+  room_.wake_all();
+  return true;
 }
 
 bool Notifier::send_name(const Job& job) {

@@ -54,6 +54,10 @@ class Notifier {
   // `woken` makes somebody look at the ready queue. Without it nothing is ever sent and
   // invalidate() does nothing.
   void start(std::function<void()> woken);
+  // In place of start(), where somebody else is the thread: a simulation.
+  void start_unthreaded();
+  // One of those queued; false if there is none. Without the monitor.
+  bool send_next();
   // What is queued is still sent. Without the monitor.
   void stop();
 

@@ -43,12 +43,20 @@ Result<void> FakeKernel::write(std::span<const iovec> message) {
   REQUIRE(bytes.size() >= sizeof(header));
   std::memcpy(&header, bytes.data(), sizeof(header));
   REQUIRE(header.len == bytes.size());
+  if (header.unique == 0) {
+    if (header.error != FUSE_NOTIFY_INVAL_INODE) return {};
+    REQUIRE(bytes.size() == sizeof(header) + sizeof(fuse_notify_inval_inode_out));
+    std::memcpy(&drops_.emplace_back(), bytes.data() + sizeof(header), sizeof(drops_.back()));
+    arrivals_.push_back(0);
+    return {};
+  }
   FakeReply& reply = replies_[header.unique];
   REQUIRE_FALSE(reply.came);  // one answer per request
   reply.came = true;
   reply.error = -header.error;
   reply.body.assign(bytes.begin() + sizeof(header), bytes.end());
   ++reply_count_;
+  arrivals_.push_back(header.unique);
   return {};
 }
 
@@ -93,6 +101,8 @@ FuseRig::FuseRig(const TestSeed& seed, const MountOptions& options)
   REQUIRE(kernel_.reply(unique).came);
   server_->kernel() = facts.value();
   source_ = std::make_unique<FuseSource>(*server_, session_->get(), [] {});
+  server_->notifier().start_unthreaded();
+  world.set_other_thread([this] { return server_->notifier().send_next(); });
 }
 
 FuseRig::~FuseRig() {
@@ -101,6 +111,8 @@ FuseRig::~FuseRig() {
   // The memory of windows is the kernel's business too.
   sim_->world().inside([&] { server_->windows().end_all(); });
   sim_->world().run_until_idle();
+  while (server_->notifier().send_next()) {
+  }
   sim_->world().abandon();
   server_.reset();
 }

@@ -74,6 +74,10 @@ class FakeKernel final : public Channel {
   void set_caller(uint32_t uid, uint32_t gid) { uid_ = uid, gid_ = gid; }
 
   const FakeReply& reply(uint64_t unique) { return replies_[unique]; }
+  // What has come, in order: the numbers of answered requests, and 0 for each of drops().
+  const std::vector<uint64_t>& arrivals() const { return arrivals_; }
+  // What it has been told to drop (FUSE_NOTIFY_INVAL_INODE).
+  const std::vector<fuse_notify_inval_inode_out>& drops() const { return drops_; }
   size_t reply_count() const { return reply_count_; }
   bool has_requests() const { return !requests_.empty(); }
 
@@ -89,6 +93,8 @@ class FakeKernel final : public Channel {
  private:
   std::deque<Message> requests_;
   std::map<uint64_t, FakeReply> replies_;
+  std::vector<uint64_t> arrivals_;
+  std::vector<fuse_notify_inval_inode_out> drops_;
   size_t reply_count_ = 0;
   uint64_t next_unique_ = 2;
   uint32_t uid_ = 0;

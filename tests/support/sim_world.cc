@@ -103,6 +103,7 @@ SimWorld::Outcome SimWorld::drive(const std::function<bool()>& done, uint64_t li
     DrivingScope scope(driving_);
     while (!dead() && !done()) {
       if (step(limit_ns) || dead() || done() || advance_clock(limit_ns)) continue;
+      if (run_other_thread()) continue;
       outcome = Outcome::nothing_left;
       break;
     }
@@ -126,6 +127,7 @@ bool SimWorld::step(uint64_t limit_ns) {
                    deferred_too ? Scheduler::Serves::deferred_too : Scheduler::Serves::ready);
   }
   if (dead()) return could;  // who would hear of it?
+  if (other_thread_ && !steps_.chance(kPutOff)) run_other_thread();
   if (!pending_.empty() && !scheduler_.has_ready() && options_.slow_outside &&
       steps_.chance(kSlowOutside)) {
     advance_clock(limit_ns);

@@ -143,6 +143,10 @@ class SimWorld {
   // were the one that waits for something else.
   void hold_deferred(bool held) { deferred_held_ = held; }
 
+  // A thread that serves no operations: `turn` does what it has to do next, without the monitor,
+  // and returns false if there is nothing. It comes now and then, and before all is at a standstill.
+  void set_other_thread(std::function<bool()> turn) { other_thread_ = std::move(turn); }
+
   // Cuts the power, abandons what is under way, and draws what the device holds.
   SimImage power_cut();
   // Destroys every operation, as if the process had been killed. The device lives on; what is in
@@ -157,6 +161,7 @@ class SimWorld {
   bool step(uint64_t limit_ns);
   void do_some_outside();
   void tell_outcomes();
+  bool run_other_thread() { return other_thread_ && other_thread_(); }
   // To the next event or timer, not beyond `limit_ns`. False if there is none.
   bool advance_clock(uint64_t limit_ns);
   std::optional<uint64_t> next_event_ns() const;
@@ -175,6 +180,7 @@ class SimWorld {
   Scheduler scheduler_;
   // Handed out by the scheduler and not yet done.
   Scheduler::Handout pending_;
+  std::function<bool()> other_thread_;
   bool driving_ = false;
   bool deferred_held_ = false;
   uint64_t progress_count_ = 0;  // operations finished when progress was last seen
