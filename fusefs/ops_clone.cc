@@ -1,8 +1,8 @@
 // The ioctls that clone.
 //
 // The kernel knows nothing of them: what has been stored into the source through mappings must come
-// to us before; what it keeps of the target must go afterwards, and what it writes of it in between
-// is looked at twice (replaced_ranges.h).
+// to us before; what it keeps of the target must go afterwards, also after an error
+// (range_refresh.h), and what it writes of it in between is looked at twice (replaced_ranges.h).
 #include <fcntl.h>
 
 #include <cerrno>
@@ -10,6 +10,7 @@
 
 #include "core/file/copy_range.h"
 #include "fusefs/ioctl_answer.h"
+#include "fusefs/range_refresh.h"
 #include "fusefs/remap_source.h"
 
 namespace fusefs {
@@ -33,16 +34,15 @@ struct CloneStash {
   InodeRef source;  // before what holds their locks
   InodeRef target;
   DescriptorStash descriptor;
-  enum class Phase : uint8_t { flush_source, flush_target, privileges, copy, settle, refresh };
+  enum class Phase : uint8_t { flush_source, flush_target, privileges, copy, refresh, settle };
   Phase phase = Phase::flush_source;
   uint64_t len = 0;
-  bool drops_pages = false;    // the kernel may have some of the target
-  std::optional<Error> error;  // after a part of it
+  std::optional<Error> error;  // of the copy, perhaps after a part of it
   Notifier::Stash notify_source;
-  Notifier::Stash notify_before;
   Notifier::Stash notify_target;
+  RangeRefresh refresh;
   NamespaceStash names;
-  CopyStash copy;
+  std::optional<CopyStash> copy;
   FsyncStash fsync;
   ReplacedRanges::Stash replaced;
 };
@@ -71,19 +71,27 @@ OpenFile* find_target(FuseOperation& op) {
   return may ? target : nullptr;
 }
 
+// Keeps its error.
 Attempt<void> copy(FuseOperation& op, const CloneRange& range, CloneStash& stash) {
   Inode& from = *stash.source;
   Inode& to = *stash.target;
   ReplacedRanges& replaced = op.server().replaced_ranges();
   if (!stash.replaced.begun()) replaced.begin(to.ino, range.target_pos, stash.replaced);
-  Attempt<uint64_t> attempt = copy_range(op.volume().files(), from, range.source_pos, to,
-                                         range.target_pos, stash.len, stash.copy);
-  replaced.set_replaced(stash.replaced, copied_bytes(stash.copy, range.source_pos));
-  COMMIT(const uint64_t copied, std::move(attempt));
-  op.set_bytes(copied);
-  // There is no place in the answer for less: the source became shorter, or an error came.
-  if (copied < stash.len) stash.error = stash.copy.error.value_or(Error::invalid_argument);
-  stash.drops_pages = op.server().has_kernel_pages(to.ino, range.target_pos, range.len);
+  if (!stash.copy) stash.copy.emplace();
+  const Attempt<uint64_t> copied = copy_range(op.volume().files(), from, range.source_pos, to,
+                                              range.target_pos, stash.len, *stash.copy);
+  replaced.set_replaced(stash.replaced, copied_bytes(*stash.copy, range.source_pos));
+  if (copied.must_restart()) return copied.restart();
+  if (copied.failed()) {
+    stash.error = copied.error();
+  } else {
+    op.set_bytes(copied.value());
+    // There is no place in the answer for less: the source became shorter, or an error came.
+    if (copied.value() < stash.len) {
+      stash.error = stash.copy->error.value_or(Error::invalid_argument);
+    }
+  }
+  stash.copy.reset();  // with all it holds
   return {};
 }
 
@@ -101,7 +109,7 @@ Attempt<void> clone(FuseOperation& op, const CloneRange& range, CloneStash& stas
   if (stash.phase == Phase::flush_target) {
     // Only what the kernel keeps of writes: stores are replaced, or no business of ours.
     if (server.kernel().writeback_cache) {
-      ATTEMPT_OK(fetch_mapped(op, to, range.target_pos, range.len, stash.notify_before));
+      ATTEMPT_OK(fetch_mapped(op, to, range.target_pos, range.len, stash.notify_target));
     }
     stash.phase = Phase::privileges;
   }
@@ -111,21 +119,15 @@ Attempt<void> clone(FuseOperation& op, const CloneRange& range, CloneStash& stas
   }
   if (stash.phase == Phase::copy) {
     COMMIT_OK(copy(op, range, stash));
-    stash.phase = Phase::settle;
-  }
-  if (stash.phase == Phase::settle) {
-    if (OpenFile* target = find_target(op); target != nullptr && !stash.error) {
-      COMMIT_OK(server.settle_contents(*target, stash.fsync));
-    }
     stash.phase = Phase::refresh;
   }
-  Notifier& notifier = server.notifier();
-  if (stash.drops_pages) {
-    ATTEMPT_OK(notifier.invalidate(to.ino, range.target_pos, range.len, stash.notify_target));
-  } else {
-    ATTEMPT_OK(notifier.invalidate_attr(to.ino, stash.notify_target));
+  if (stash.phase == Phase::refresh) {
+    ATTEMPT_OK(stash.refresh.run(server, to.ino, range.target_pos, range.len));
+    stash.replaced.end();
+    stash.phase = Phase::settle;
   }
   if (stash.error) return *stash.error;
+  if (OpenFile* target = find_target(op)) return server.settle_contents(*target, stash.fsync);
   return {};
 }
 

@@ -10,6 +10,7 @@
 #include "fusefs/fusefs_ioctl.h"
 #include "fusefs/ioctl_answer.h"
 #include "fusefs/pins_text.h"
+#include "fusefs/range_refresh.h"
 #include "fusefs/remap_source.h"
 #include "fusefs/window_end.h"
 
@@ -292,18 +293,17 @@ Attempt<void> give_back_window(FuseOperation& op, IoctlStash& answer, GiveBackSt
 // ---- Direct I/O ----
 
 struct WindowIoStash {
-  enum class Phase : uint8_t { check, fetch, privileges, move, settle, refresh };
+  enum class Phase : uint8_t { check, fetch, privileges, move, refresh, settle };
   Phase phase = Phase::check;
   uint64_t begun_ns = 0;
   InodeRef file;  // before what holds its locks
   std::shared_ptr<WindowHolder> holder;
   NamespaceStash names;
-  Notifier::Stash notify_source;
-  Notifier::Stash notify_target;
-  bool drops_pages = false;
+  Notifier::Stash notify;
+  RangeRefresh refresh;
   uint64_t done = 0;
   std::optional<Error> error;  // behind what has been done
-  MappedIoStash io;
+  std::optional<MappedIoStash> io;
   FsyncStash fsync;
   ReplacedRanges::Stash replaced;
 };
@@ -354,20 +354,18 @@ Attempt<void> find_io(FuseOperation& op, IoctlStash& answer, const fusefs_window
 }
 
 // As a clone: what the kernel has of the target is old, also what it writes until it has dropped
-// it.
+// it. Keeps its error.
 Attempt<void> write_from_window(FuseOperation& op, const fusefs_window_io& in,
                                 const MappedRange& buffer, WindowIoStash& stash) {
   Server& server = op.server();
   ReplacedRanges& replaced = server.replaced_ranges();
   if (!stash.replaced.begun()) replaced.begin(stash.file->ino, in.file_pos, stash.replaced);
   const Attempt<size_t> written =
-      write_mapped(server.volume().files(), *stash.file, in.file_pos, buffer, stash.io);
-  replaced.set_replaced(stash.replaced, written.ok() ? written.value() : stash.io.done);
+      write_mapped(server.volume().files(), *stash.file, in.file_pos, buffer, *stash.io);
+  replaced.set_replaced(stash.replaced, written.ok() ? written.value() : stash.io->done);
   if (written.must_restart()) return written.restart();
-  stash.done = written.ok() ? written.value() : stash.io.done;
+  stash.done = written.ok() ? written.value() : stash.io->done;
   if (written.failed()) stash.error = written.error();
-  stash.drops_pages =
-      stash.done != 0 && server.has_kernel_pages(stash.file->ino, in.file_pos, stash.done);
   server.windows().counters().io_write_bytes += stash.done;
   return {};
 }
@@ -376,9 +374,9 @@ Attempt<void> read_to_window(FuseOperation& op, const fusefs_window_io& in,
                              const MappedRange& buffer, WindowIoStash& stash) {
   Server& server = op.server();
   const Attempt<size_t> read =
-      read_mapped(server.volume().files(), *stash.file, in.file_pos, buffer, stash.io);
+      read_mapped(server.volume().files(), *stash.file, in.file_pos, buffer, *stash.io);
   if (read.must_restart()) return read.restart();
-  stash.done = read.ok() ? read.value() : stash.io.done;
+  stash.done = read.ok() ? read.value() : stash.io->done;
   if (read.failed()) stash.error = read.error();
   server.windows().counters().io_read_bytes += stash.done;
   return {};
@@ -397,7 +395,7 @@ Attempt<void> window_io(FuseOperation& op, IoctlStash& answer, WindowIoStash& st
   const Window& window = *stash.holder->window;
   if (stash.phase == Phase::fetch) {
     if (!writes || server.kernel().writeback_cache) {
-      ATTEMPT_OK(fetch_mapped(op, *stash.file, in.file_pos, in.len, stash.notify_source));
+      ATTEMPT_OK(fetch_mapped(op, *stash.file, in.file_pos, in.len, stash.notify));
     }
     TRY_OK(check_io_len(in, stash));
     stash.phase = Phase::privileges;
@@ -410,27 +408,28 @@ Attempt<void> window_io(FuseOperation& op, IoctlStash& answer, WindowIoStash& st
   }
   if (stash.phase == Phase::move) {
     const MappedRange buffer{window.inode.get(), window.pos() + in.window_pos, in.len};
+    if (!stash.io) stash.io.emplace();
     COMMIT_OK(writes ? write_from_window(op, in, buffer, stash)
                      : read_to_window(op, in, buffer, stash));
     op.set_bytes(stash.done);
     ++server.windows().counters().io_count;
     server.windows().counters().io_latency_ns.record(server.clock().monotonic_ns() -
                                                      stash.begun_ns);
-    stash.phase = Phase::settle;
-  }
-  if (stash.phase == Phase::settle) {
-    if (OpenFile* file = find_file(op); writes && file != nullptr && stash.done != 0) {
-      COMMIT_OK(server.settle_contents(*file, stash.fsync));
-    }
+    stash.io.reset();  // with all it holds
     stash.phase = Phase::refresh;
   }
-  if (stash.drops_pages) {
-    ATTEMPT_OK(server.notifier().invalidate(stash.file->ino, in.file_pos, stash.done,
-                                            stash.notify_target));
-  } else if (writes) {
-    ATTEMPT_OK(server.notifier().invalidate_attr(stash.file->ino, stash.notify_target));
+  if (stash.phase == Phase::refresh) {
+    if (writes) {
+      // All was with the device at once: what lies behind an error may have changed too.
+      ATTEMPT_OK(stash.refresh.run(server, stash.file->ino, in.file_pos, in.len));
+      stash.replaced.end();
+    }
+    stash.phase = Phase::settle;
   }
   if (stash.error && stash.done == 0) return *stash.error;
+  if (OpenFile* file = find_file(op); writes && file != nullptr && stash.done != 0) {
+    COMMIT_OK(server.settle_contents(*file, stash.fsync));
+  }
   in.done = stash.done;
   set_out(op, answer, in);
   return {};
