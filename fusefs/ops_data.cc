@@ -8,6 +8,7 @@
 #include "core/file/unshare.h"
 #include "core/file/write_through.h"
 #include "fusefs/ops.h"
+#include "fusefs/range_refresh.h"
 #include "fusefs/window_end.h"
 
 namespace fusefs {
@@ -94,6 +95,7 @@ struct WriteOpStash final : WriteEnd {
   std::optional<WriteStash> write;
   uint64_t run_end = 0;  // of the part that `write` writes; 0: none is begun
   FsyncStash fsync;
+  std::optional<Error> error;  // of the write or its fsync
   Notifier::Stash notify;
   size_t len = 0;
 };
@@ -205,7 +207,6 @@ Attempt<void> write_once(FuseOperation& op, const fuse_write_in& in, const OpenF
     }
   }
   op.set_bytes(stash.len);
-  stash.phase = WriteOpStash::Phase::durable;
   return {};
 }
 
@@ -222,20 +223,25 @@ Attempt<void> write_data(FuseOperation& op, WriteOpStash& stash) {
     stash.may_be_async = kind.may_be_async;
     stash.mode_before = inode.attr.mode;
   }
-  if (stash.phase == Phase::write) COMMIT_OK(write_once(op, in, *file, kind, stash));
+  if (stash.phase == Phase::write) {
+    COMMIT_OK(keep_error(write_once(op, in, *file, kind, stash), stash.error));
+    stash.write.reset();  // with all it holds
+    stash.phase = Phase::durable;
+  }
   if (stash.phase == Phase::durable) {
-    if (kind.by_fsync) {
+    if (kind.by_fsync && !stash.error) {
       const bool data_only = kind.sync == SyncLevel::data;
-      COMMIT_OK(fsync(op.volume().files(), *file, data_only, stash.fsync));
+      COMMIT_OK(keep_error(fsync(op.volume().files(), *file, data_only, stash.fsync), stash.error));
     }
     stash.phase = Phase::invalidate;
   }
   if (stash.has_stale_pages()) {
-    return op.server().notifier().invalidate(inode.ino, in.offset, stash.len, stash.notify);
+    // Also behind an error: any of it may have been written.
+    ATTEMPT_OK(op.server().notifier().invalidate(inode.ino, in.offset, in.size, stash.notify));
+  } else if (stash.cleared_suid()) {
+    ATTEMPT_OK(op.server().notifier().invalidate_attr(inode.ino, stash.notify));
   }
-  if (stash.cleared_suid()) {
-    return op.server().notifier().invalidate_attr(inode.ino, stash.notify);
-  }
+  if (stash.error) return *stash.error;
   return {};
 }
 
@@ -301,12 +307,16 @@ std::optional<FallocateMode> fallocate_mode(uint32_t mode) {
 struct FallocateStash {
   PrivilegeStash privileges;
   UnshareStash unshare;
-  ShapeStash shape;
+  std::optional<ShapeStash> shape;
   FsyncStash fsync;
-  bool done = false;
+  enum class Phase : uint8_t { shape, settle, refresh } phase = Phase::shape;
+  std::optional<Error> error;
+  RangeRefresh refresh;
 };
 
+// The kernel drops its pages by itself, unless there is an error.
 Attempt<void> shape_file(FuseOperation& op, FallocateStash& stash) {
+  using Phase = FallocateStash::Phase;
   const auto& in = op.request().arg<fuse_fallocate_in>();
   // No kernel so far passes it on.
   const bool unshares = (in.mode & FALLOC_FL_UNSHARE_RANGE) != 0;
@@ -316,17 +326,27 @@ Attempt<void> shape_file(FuseOperation& op, FallocateStash& stash) {
   ATTEMPT(OpenFile * file, find_file(op, in.fh));
   if (!file->writable) return Error::bad_descriptor;
   ATTEMPT_OK(drop_privileges(op, file->inode->ino, stash.privileges));
-  if (unshares && !stash.done) {
-    ATTEMPT_OK(unshare_range(op.volume().files(), *file->inode, in.offset, in.length, true,
-                             stash.unshare));
-  }
-  if (!stash.done) {
+  FileContext& files = op.volume().files();
+  Inode& inode = *file->inode;
+  if (stash.phase == Phase::shape) {
+    if (unshares) {
+      ATTEMPT_OK(unshare_range(files, inode, in.offset, in.length, true, stash.unshare));
+    }
     const bool keep_size = (in.mode & FALLOC_FL_KEEP_SIZE) != 0;
-    COMMIT_OK(fallocate_range(op.volume().files(), *file->inode, *mode, in.offset, in.length,
-                              keep_size, stash.shape));
-    stash.done = true;
+    if (!stash.shape) stash.shape.emplace();
+    COMMIT_OK(keep_error(
+        fallocate_range(files, inode, *mode, in.offset, in.length, keep_size, *stash.shape),
+        stash.error));
+    stash.shape.reset();  // with all it holds
+    stash.phase = stash.error ? Phase::refresh : Phase::settle;
   }
-  return op.server().settle_contents(*file, stash.fsync);
+  if (stash.phase == Phase::settle) {
+    COMMIT_OK(keep_error(op.server().settle_contents(*file, stash.fsync), stash.error));
+    stash.phase = Phase::refresh;
+  }
+  if (!stash.error) return {};
+  ATTEMPT_OK(stash.refresh.run(op.server(), inode.ino, in.offset, in.length));
+  return *stash.error;
 }
 
 void fallocate(fuse_req_t req, fuse_ino_t, int, off_t, off_t, fuse_file_info*) {
@@ -360,34 +380,50 @@ void lseek(fuse_req_t req, fuse_ino_t, off_t, int, fuse_file_info*) {
 
 struct CopyOpStash {
   PrivilegeStash privileges;
-  CopyStash copy;
+  std::optional<CopyStash> copy;
   ReplacedRanges::Stash replaced;
-  Notifier::Stash notify;
+  RangeRefresh refresh;
   FsyncStash fsync;
-  bool done = false;
-  bool drops_pages = false;
+  enum class Phase : uint8_t { copy, refresh, settle } phase = Phase::copy;
   uint64_t copied = 0;
+  std::optional<Error> error;
 };
 
-// The kernel drops its pages of the target by itself, but only after the answer: too late for those
-// that somebody may store into meanwhile.
+// Keeps its error.
 Attempt<void> copy_and_note(FuseOperation& op, Inode& from, Inode& to, CopyOpStash& stash) {
   const auto& in = op.request().arg<fuse_copy_file_range_in>();
   Server& server = op.server();
   ReplacedRanges& replaced = server.replaced_ranges();
   if (!stash.replaced.begun()) replaced.begin(to.ino, in.off_out, stash.replaced);
-  Attempt<uint64_t> attempt =
-      copy_range(op.volume().files(), from, in.off_in, to, in.off_out, in.len, stash.copy);
-  replaced.set_replaced(stash.replaced, copied_bytes(stash.copy, in.off_in));
-  COMMIT(stash.copied, std::move(attempt));
-  op.set_bytes(stash.copied);
-  stash.drops_pages = stash.copied != 0 && server.open_files().may_be_mapped_writable(to.ino) &&
-                      server.has_kernel_pages(to.ino, in.off_out, stash.copied);
-  stash.done = true;
+  if (!stash.copy) stash.copy.emplace();
+  const Attempt<uint64_t> copied =
+      copy_range(op.volume().files(), from, in.off_in, to, in.off_out, in.len, *stash.copy);
+  replaced.set_replaced(stash.replaced, copied_bytes(*stash.copy, in.off_in));
+  if (copied.must_restart()) return copied.restart();
+  if (copied.failed()) {
+    stash.error = copied.error();
+  } else {
+    stash.copied = copied.value();
+    op.set_bytes(stash.copied);
+  }
+  stash.copy.reset();  // with all it holds
   return {};
 }
 
+// The kernel drops its pages of the target by itself, but only after the answer, which is too late
+// for those that somebody may store into meanwhile; and only if that is no error.
+bool must_refresh(Server& server, const OpenFile& to, const fuse_copy_file_range_in& in,
+                  const CopyOpStash& stash) {
+  const InodeNo ino = to.inode->ino;
+  if (stash.error) return true;
+  if (stash.copied == 0) return false;
+  if (server.sync_level(to.flags, *to.inode) != SyncLevel::none) return true;
+  return server.open_files().may_be_mapped_writable(ino) &&
+         server.has_kernel_pages(ino, in.off_out, stash.copied);
+}
+
 Attempt<void> copy_data(FuseOperation& op, CopyOpStash& stash) {
+  using Phase = CopyOpStash::Phase;
   const auto& in = op.request().arg<fuse_copy_file_range_in>();
   if (in.flags != 0) return Error::invalid_argument;
   ATTEMPT(OpenFile * from, find_file(op, in.fh_in));
@@ -396,12 +432,19 @@ Attempt<void> copy_data(FuseOperation& op, CopyOpStash& stash) {
     return Error::bad_descriptor;
   }
   ATTEMPT_OK(drop_privileges(op, to->inode->ino, stash.privileges));
-  if (!stash.done) COMMIT_OK(copy_and_note(op, *from->inode, *to->inode, stash));
-  if (stash.drops_pages) {
-    ATTEMPT_OK(
-        op.server().notifier().invalidate(to->inode->ino, in.off_out, stash.copied, stash.notify));
+  Server& server = op.server();
+  if (stash.phase == Phase::copy) {
+    COMMIT_OK(copy_and_note(op, *from->inode, *to->inode, stash));
+    stash.phase = must_refresh(server, *to, in, stash) ? Phase::refresh : Phase::settle;
   }
-  return op.server().settle_contents(*to, stash.fsync);
+  if (stash.phase == Phase::refresh) {
+    const uint64_t len = stash.error ? in.len : stash.copied;
+    ATTEMPT_OK(stash.refresh.run(server, to->inode->ino, in.off_out, len));
+    stash.replaced.end();
+    stash.phase = Phase::settle;
+  }
+  if (stash.error) return *stash.error;
+  return server.settle_contents(*to, stash.fsync);
 }
 
 void copy_file_range(fuse_req_t req, fuse_ino_t, off_t, fuse_file_info*, fuse_ino_t, off_t,

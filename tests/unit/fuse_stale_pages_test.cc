@@ -36,7 +36,9 @@ enum class Change {
   truncate,
   open_truncate,
 };
-constexpr Change kChanges[] = {Change::clone, Change::window_io};
+constexpr Change kChanges[] = {Change::clone,       Change::window_io,  Change::copy_file_range,
+                               Change::punch_hole,  Change::zero_range, Change::allocate,
+                               Change::direct_write};
 
 // A file whose changes are to be durable before they are answered, and what
 // Linux keeps of it.
