@@ -27,21 +27,32 @@ void Notifier::stop() {
   if (thread_.joinable()) thread_.join();
 }
 
+Attempt<void> Notifier::queue_drop(InodeNo ino, uint64_t pos, uint64_t len, Stash& stash) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (!running_) return {};
+  if (queue_.size() >= kNotifyQueueMax) return restart_after(room_, RestartReason::data_io);
+  stash = std::make_shared<Job>();
+  stash->ino = ino;
+  stash->pos = static_cast<int64_t>(pos);
+  stash->len = static_cast<int64_t>(len);
+  pages_.begin(stash->drop, ino, pos, len);
+  queue_.push_back(stash);
+  changed_.notify_one();
+  return {};
+}
+
 Attempt<void> Notifier::invalidate(InodeNo ino, uint64_t pos, uint64_t len, Stash& stash) {
   if (!stash) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    if (!running_) return {};
-    if (queue_.size() >= kNotifyQueueMax) return restart_after(room_, RestartReason::data_io);
-    stash = std::make_shared<Job>();
-    stash->ino = ino;
-    stash->pos = static_cast<int64_t>(pos);
-    stash->len = static_cast<int64_t>(len);
-    pages_.begin(stash->drop, ino, pos, len);
-    queue_.push_back(stash);
-    changed_.notify_one();
+    const Attempt<void> queued = queue_drop(ino, pos, len, stash);
+    if (!queued.ok() || !stash) return queued;
   }
   if (!stash->done) return restart_after(stash->finished, RestartReason::data_io);
   return {};
+}
+
+Attempt<void> Notifier::invalidate_soon(InodeNo ino, uint64_t pos, uint64_t len) {
+  Stash job;
+  return queue_drop(ino, pos, len, job);
 }
 
 Attempt<void> Notifier::forget_name(InodeNo directory, std::string name) {

@@ -65,6 +65,10 @@ class Notifier {
   // Monitor held.
   //   Restarts  until that has happened
   Attempt<void> invalidate(InodeNo ino, uint64_t pos, uint64_t len, Stash& stash);
+  // The same, soon: for a request that sets the size, during which Linux writes no page of the file.
+  // Monitor held.
+  //   Restarts  while too much is queued
+  Attempt<void> invalidate_soon(InodeNo ino, uint64_t pos, uint64_t len);
   // Has the kernel drop a name of a directory, so that the inode is forgotten with its last user:
   // soon. Monitor held.
   //   Restarts  while too much is queued
@@ -75,6 +79,7 @@ class Notifier {
   Attempt<void> invalidate_attr(InodeNo ino, Stash& stash);
 
  private:
+  Attempt<void> queue_drop(InodeNo ino, uint64_t pos, uint64_t len, Stash& stash);
   void run();
   // False unless the kernel has done it, or has nothing to do it to.
   bool send(const Job& job);

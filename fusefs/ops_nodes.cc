@@ -4,6 +4,7 @@
 #include <string>
 
 #include "fusefs/ops.h"
+#include "fusefs/range_refresh.h"
 
 namespace fusefs {
 namespace {
@@ -98,10 +99,12 @@ void getattr(fuse_req_t req, fuse_ino_t, fuse_file_info*) {
 // ---- setattr ----
 
 struct SetattrStash {
-  enum class Phase : uint8_t { size, attributes, settle };
+  enum class Phase : uint8_t { size, attributes, settle, done };
   Phase phase = Phase::size;
-  ShapeStash shape;
+  std::optional<ShapeStash> shape;
   NamespaceStash names;
+  std::optional<Error> error;
+  Notifier::Stash notify;
   NodeView node;
 };
 
@@ -138,6 +141,14 @@ bool is_empty(const AttrChange& change) {
          !change.ctime;
 }
 
+// Linux takes no notice of what has changed when the answer is an error.
+Attempt<void> forget_attributes(FuseOperation& op, SetattrStash& stash) {
+  const auto& in = op.request().arg<fuse_setattr_in>();
+  Notifier& notifier = op.server().notifier();
+  if ((in.valid & FATTR_SIZE) != 0) return notifier.invalidate_soon(op.node(), in.size, 0);
+  return notifier.invalidate_attr(op.node(), stash.notify);
+}
+
 Attempt<void> set_attributes(FuseOperation& op, SetattrStash& stash) {
   using Phase = SetattrStash::Phase;
   const auto& in = op.request().arg<fuse_setattr_in>();
@@ -146,19 +157,29 @@ Attempt<void> set_attributes(FuseOperation& op, SetattrStash& stash) {
   if (stash.phase == Phase::size) {
     if ((in.valid & FATTR_SIZE) != 0) {
       const bool kill_suid = (in.valid & FATTR_KILL_SUIDGID) != 0;
-      COMMIT_OK(set_size(volume.files(), *inode, in.size, kill_suid, stash.shape));
+      if (!stash.shape) stash.shape.emplace();
+      COMMIT_OK(keep_error(set_size(volume.files(), *inode, in.size, kill_suid, *stash.shape),
+                           stash.error));
+      stash.shape.reset();  // with all it holds
     }
-    stash.phase = Phase::attributes;
+    stash.phase = stash.error ? Phase::done : Phase::attributes;
   }
   if (stash.phase == Phase::attributes) {
     AttrChange change = change_of(in, volume.inodes().now(), inode->attr.is_directory());
     change.times_are_now = change.times_are_now || brings_times(op.server(), in);
     if (!is_empty(change)) {
-      COMMIT_OK(volume.names().set_attr(op.node(), change, stash.names));
+      COMMIT_OK(keep_error(volume.names().set_attr(op.node(), change, stash.names), stash.error));
     }
-    stash.phase = Phase::settle;
+    stash.phase = stash.error ? Phase::done : Phase::settle;
   }
-  ATTEMPT_OK(op.server().settle(inode->changed_seq, *inode));
+  if (stash.phase == Phase::settle) {
+    COMMIT_OK(keep_error(op.server().settle(inode->changed_seq, *inode), stash.error));
+    stash.phase = Phase::done;
+  }
+  if (stash.error) {
+    COMMIT_OK(forget_attributes(op, stash));
+    return *stash.error;
+  }
   stash.node = NodeView(*inode);
   return {};
 }

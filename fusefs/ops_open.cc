@@ -1,7 +1,10 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
+#include <optional>
+
 #include "fusefs/ops.h"
+#include "fusefs/range_refresh.h"
 
 namespace fusefs {
 namespace {
@@ -46,8 +49,9 @@ fuse_open_out open_file(FuseOperation& op, const InodeRef& inode, int flags) {
 
 struct OpenStash {
   NodePins pins;
-  ShapeStash shape;
+  std::optional<ShapeStash> shape;
   bool truncated = false;
+  std::optional<Error> error;  // then
   fuse_open_out out{};
 };
 
@@ -62,10 +66,20 @@ Attempt<void> open_existing(FuseOperation& op, OpenStash& stash) {
     // Without HANDLE_KILLPRIV_V2 the kernel leaves an O_TRUNC that it hands on to us as it is.
     const bool told = op.server().kernel().killpriv_v2;
     const bool kill_suid = told ? (in.open_flags & FUSE_OPEN_KILL_SUIDGID) != 0 : !op.from_root();
-    COMMIT_OK(set_size(volume.files(), *inode, 0, kill_suid, stash.shape));
+    if (!stash.shape) stash.shape.emplace();
+    COMMIT_OK(
+        keep_error(set_size(volume.files(), *inode, 0, kill_suid, *stash.shape), stash.error));
+    stash.shape.reset();  // with all it holds
     stash.truncated = true;
   }
-  if (stash.truncated) ATTEMPT_OK(op.server().settle(inode->changed_seq, *inode));
+  if (stash.truncated && !stash.error) {
+    COMMIT_OK(keep_error(op.server().settle(inode->changed_seq, *inode), stash.error));
+  }
+  if (stash.error) {
+    // Linux takes no notice of what has changed.
+    COMMIT_OK(op.server().notifier().invalidate_soon(op.node(), 0, 0));
+    return *stash.error;
+  }
   stash.out = open_file(op, inode, flags);
   return {};
 }

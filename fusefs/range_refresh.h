@@ -16,7 +16,8 @@
 // Best before it makes anything durable.
 //
 // Whoever waits for this holds nothing of the file: a dirty page is written to us before it is
-// dropped.
+// dropped. That excludes requests during which Linux writes none: those that set the size
+// (Notifier::invalidate_soon()).
 //
 // Part of a stash. Monitor held for every call.
 #pragma once

@@ -1,6 +1,5 @@
-// What the kernel keeps of a file is not older than the file when a call has
-// been answered, also when the answer is an error: what had changed by then
-// stays changed.
+// What the kernel keeps of a file is not older than the file when a call has been answered, also when
+// the answer is an error: what had changed by then stays changed.
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
@@ -36,12 +35,13 @@ enum class Change {
   truncate,
   open_truncate,
 };
-constexpr Change kChanges[] = {Change::clone,       Change::window_io,  Change::copy_file_range,
-                               Change::punch_hole,  Change::zero_range, Change::allocate,
-                               Change::direct_write};
+constexpr Change kChanges[] = {
+    Change::clone,        Change::window_io,  Change::copy_file_range,
+    Change::punch_hole,   Change::zero_range, Change::allocate,
+    Change::direct_write, Change::truncate,   Change::open_truncate,
+};
 
-// A file whose changes are to be durable before they are answered, and what
-// Linux keeps of it.
+// A file whose changes are to be durable before they are answered, and what Linux keeps of it.
 struct CachedFileRig : WindowRig {
   explicit CachedFileRig(const TestSeed& seed) : WindowRig(seed), random(seed.seed) {
     window = open_window(handle, kPinned | kWrite);
@@ -254,9 +254,7 @@ void check_kernel_is_up_to_date(CachedFileRig& rig) {
   }
 }
 
-TEST_CASE(
-    "a change that cannot be made durable is an error, and the kernel "
-    "keeps nothing older") {
+TEST_CASE("a change that cannot be made durable is an error, and the kernel keeps nothing older") {
   for_each_seed(2, [](const TestSeed& seed) {
     for (const Change change : kChanges) {
       CAPTURE(static_cast<int>(change));
@@ -283,9 +281,7 @@ TEST_CASE(
   });
 }
 
-TEST_CASE(
-    "the kernel keeps nothing older than a file, wherever a change of it "
-    "fails") {
+TEST_CASE("the kernel keeps nothing older than a file, wherever a change of it fails") {
   for_each_seed(12, [](const TestSeed& seed) {
     for (const Change change : kChanges) {
       CAPTURE(static_cast<int>(change));
