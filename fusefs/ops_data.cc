@@ -259,6 +259,7 @@ struct FsyncOpStash {
   NodePins pins;
   FsyncStash fsync;
   bool synced = false;
+  std::optional<Error> error;  // of that
   RefreshStash refresh;
 };
 
@@ -268,10 +269,13 @@ void fsync(fuse_req_t req, fuse_ino_t, int data_only, fuse_file_info*) {
       [data_only](FuseOperation& op, FsyncOpStash& stash) -> Attempt<void> {
         ATTEMPT(OpenFile * file, find_file(op, op.request().arg<fuse_fsync_in>().fh));
         if (!stash.synced) {
-          COMMIT_OK(fusefs::fsync(op.volume().files(), *file, data_only != 0, stash.fsync));
+          COMMIT_OK(keep_error(
+              fusefs::fsync(op.volume().files(), *file, data_only != 0, stash.fsync), stash.error));
           stash.synced = true;
         }
-        return refresh_windows(op.server(), op.node(), stash.refresh);
+        ATTEMPT_OK(refresh_windows(op.server(), op.node(), stash.refresh));
+        if (stash.error) return *stash.error;
+        return {};
       },
       [](Reply& reply, FsyncOpStash&) { reply.empty(); });
 }

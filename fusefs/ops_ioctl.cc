@@ -104,8 +104,9 @@ Attempt<void> set_inode_flags(FuseOperation& op, std::optional<uint32_t> flags,
   if (!stash.inode) {
     COMMIT(stash.inode, op.volume().names().set_flags(op.node(), *flags, stash.names));
   }
-  ATTEMPT_OK(op.server().settle(stash.names.seq, *stash.inode));
-  return op.server().notifier().invalidate_attr(op.node(), stash.notify);
+  // First: what has changed stays changed, also if it cannot be made durable.
+  ATTEMPT_OK(op.server().notifier().invalidate_attr(op.node(), stash.notify));
+  return op.server().settle(stash.names.seq, *stash.inode);
 }
 
 void serve_set_flags() {

@@ -8,9 +8,11 @@
 
 #include <cerrno>
 #include <cstring>
+#include <optional>
 
 #include "fusefs/ioctl_answer.h"
 #include "fusefs/ops.h"
+#include "fusefs/range_refresh.h"
 #include "fusefs/window_end.h"
 
 namespace fusefs {
@@ -97,6 +99,7 @@ void serve_fsync() {
   struct Stash {
     std::shared_ptr<WindowHolder> holder;  // before what uses its file
     bool synced = false;
+    std::optional<Error> error;  // of that
     FsyncStash fsync;
     RefreshStash refresh;
   };
@@ -108,10 +111,13 @@ void serve_fsync() {
         OpenFile& file = stash.holder->file;
         if (!stash.synced) {
           const bool data_only = (op.request().arg<fuse_fsync_in>().fsync_flags & 1) != 0;
-          COMMIT_OK(fsync(server.volume().files(), file, data_only, stash.fsync));
+          COMMIT_OK(keep_error(fsync(server.volume().files(), file, data_only, stash.fsync),
+                               stash.error));
           stash.synced = true;
         }
-        return refresh_windows(server, file.inode->ino, stash.refresh);
+        ATTEMPT_OK(refresh_windows(server, file.inode->ino, stash.refresh));
+        if (stash.error) return *stash.error;
+        return {};
       },
       [](Reply& reply, Stash&) { reply.empty(); });
 }

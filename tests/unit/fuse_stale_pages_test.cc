@@ -254,6 +254,19 @@ void check_kernel_is_up_to_date(CachedFileRig& rig) {
   }
 }
 
+// Nothing becomes durable any more.
+void break_journal(SimVolume& sim) {
+  SimFault fault;
+  fault.kind = IoKind::flush;
+  fault.error = Error::io_failed;
+  sim.device().add_fault(fault);
+  const Superblock& superblock = sim.volume().store().superblock();
+  fault.kind = IoKind::write;
+  fault.addr_first = superblock.journal_first * kBlockBytes;
+  fault.addr_end = fault.addr_first + superblock.journal_blocks * kBlockBytes;
+  sim.device().add_fault(fault);
+}
+
 TEST_CASE("a change that cannot be made durable is an error, and the kernel keeps nothing older") {
   for_each_seed(2, [](const TestSeed& seed) {
     for (const Change change : kChanges) {
@@ -262,15 +275,7 @@ TEST_CASE("a change that cannot be made durable is an error, and the kernel keep
       const Message before = rig.contents();
       const uint64_t first = rig.random.below(kTargetPages);
       const uint64_t count = rig.random.between(1, 6);
-      SimFault fault;
-      fault.kind = IoKind::flush;
-      fault.error = Error::io_failed;
-      rig.sim().device().add_fault(fault);
-      const Superblock& superblock = rig.sim().volume().store().superblock();
-      fault.kind = IoKind::write;
-      fault.addr_first = superblock.journal_first * kBlockBytes;
-      fault.addr_end = fault.addr_first + superblock.journal_blocks * kBlockBytes;
-      rig.sim().device().add_fault(fault);
+      break_journal(rig.sim());
       const int error = rig.run(change, first, count);
       rig.sim().device().clear_faults();
       // Or the journal has failed by itself, before.
@@ -296,6 +301,40 @@ TEST_CASE("the kernel keeps nothing older than a file, wherever a change of it f
       rig.sim().device().clear_faults();
       check_kernel_is_up_to_date(rig);
     }
+  });
+}
+
+TEST_CASE("an fsync that fails shows what has been stored into a window all the same") {
+  for_each_seed(2, [](const TestSeed& seed) {
+    for (const bool by_control_file : {false, true}) {
+      WindowRig rig(seed);
+      const auto window = rig.open_window(rig.handle, kPinned | kWrite);
+      const uint64_t control = rig.lookup(kRoot, window.file).nodeid;
+      REQUIRE(rig.read(rig.node, rig.handle, 3 * kPage, kPage).error == 0);
+      rig.memory(window)[3 * kPage] = std::byte{'s'};
+      SimFault fault;
+      fault.kind = IoKind::flush;
+      fault.error = Error::io_failed;
+      rig.sim().device().add_fault(fault);
+      const uint64_t at = by_control_file ? control : rig.node;
+      CHECK(rig.fsync(at, by_control_file ? 0 : rig.handle).error == EIO);
+      const auto has_pages = [&] {
+        return rig.server().has_kernel_pages(InodeNo(rig.node), 3 * kPage, kPage);
+      };
+      CHECK_FALSE(rig.sim().world().inside(has_pages));
+    }
+  });
+}
+
+TEST_CASE("flags that cannot be made durable are shown as they are") {
+  for_each_seed(2, [](const TestSeed& seed) {
+    CachedFileRig rig(seed);
+    break_journal(rig.sim());
+    const size_t told = rig.kernel().drops().size();
+    const uint64_t flags = FS_SYNC_FL | FS_NODUMP_FL;
+    CHECK(rig.ioctl(rig.target, rig.target_handle, FS_IOC_SETFLAGS, flags).error == EIO);
+    REQUIRE(rig.kernel().drops().size() == told + 1);
+    CHECK(rig.kernel().drops().back().ino == rig.target);
   });
 }
 
