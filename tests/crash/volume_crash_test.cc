@@ -5,7 +5,6 @@
 #include <memory>
 #include <string>
 
-#include "core/volume/check.h"
 #include "tests/crash/crash_history.h"
 
 #include <doctest/doctest.h>
@@ -30,22 +29,6 @@ void list_tree(SimVolume& sim, InodeNo directory, const std::string& path,
       if (entry.entry.type == 4) list_tree(sim, entry.entry.ino, child, found);
     }
   }
-}
-
-CheckReport scan(const SimImage& image, const SimVolumeOptions& options) {
-  SimWorldOptions world_options;
-  world_options.device.size_bytes = options.size_bytes;
-  world_options.device.logical_block_bytes = options.logical_block_bytes;
-  SimWorld world(1, world_options, image);
-  CheckScan scan(world.device());
-  REQUIRE(world.run([&] { return scan.run(); }).ok());
-  return scan.report();
-}
-
-void require_consistent(const SimImage& image, const SimVolumeOptions& options) {
-  const CheckReport report = scan(image, options);
-  for (const Finding& finding : report.findings) FAIL_CHECK(finding.text);
-  REQUIRE(report.ok());
 }
 
 // Everything that must be true of what the power cut left.

@@ -6,7 +6,6 @@
 
 #include "core/file/dedupe.h"
 #include "core/file/unshare.h"
-#include "core/volume/check.h"
 #include "tests/sim/file_content.h"
 
 #include <doctest/doctest.h>
@@ -94,16 +93,6 @@ inline uint64_t transactions(SimVolume& sim) {
 
 inline uint64_t device_reads(SimVolume& sim) {
   return sim.device().stats().submitted(IoKind::read);
-}
-
-inline void require_consistent(const SimImage& image, const SimVolumeOptions& options) {
-  SimWorldOptions world_options;
-  world_options.device.size_bytes = options.size_bytes;
-  SimWorld world(1, world_options, image);
-  CheckScan scan(world.device());
-  REQUIRE(world.run([&] { return scan.run(); }).ok());
-  for (const Finding& finding : scan.report().findings) FAIL_CHECK(finding.text);
-  REQUIRE(scan.report().ok());
 }
 
 // What "file" holds after a power cut; `inode` is the last reference to one of the volume's.

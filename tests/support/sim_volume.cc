@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "core/volume/check.h"
 #include "core/volume/format_volume.h"
 
 #include <doctest/doctest.h>
@@ -191,6 +192,17 @@ SimImage SimVolume::power_cut() {
   SimImage image = world_->power_cut();
   volume_.reset();
   return image;
+}
+
+void require_consistent(const SimImage& image, const SimVolumeOptions& options) {
+  SimWorldOptions world_options;
+  world_options.device.size_bytes = options.size_bytes;
+  world_options.device.logical_block_bytes = options.logical_block_bytes;
+  SimWorld world(1, world_options, image);
+  CheckScan scan(world.device());
+  REQUIRE(world.run([&] { return scan.run(); }).ok());
+  for (const Finding& finding : scan.report().findings) FAIL_CHECK(finding.text);
+  REQUIRE(scan.report().ok());
 }
 
 }  // namespace fusefs

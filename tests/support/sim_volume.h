@@ -129,6 +129,9 @@ class SimVolume::WriteCall final : public Operation, private WriteEnd {
   size_t written_ = 0;
 };
 
+// A check of what such a volume has left finds nothing.
+void require_consistent(const SimImage& image, const SimVolumeOptions& options);
+
 template <class OnDone>
 void SimVolume::spawn_write(Inode& inode, uint64_t pos, ConstBytes data, How how, OnDone on_done) {
   world_->start(std::make_unique<WriteCall>(files(), inode, WriteRequest{pos, data, false, false},
