@@ -2,10 +2,12 @@
 #include <cstring>
 #include <set>
 #include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
 
 #include "core/base/random.h"
-#include "core/volume/check.h"
-#include "tests/support/sim_volume.h"
+#include "tests/sim/remap_rig.h"
 
 #include <doctest/doctest.h>
 
@@ -14,8 +16,14 @@ namespace {
 
 constexpr uint64_t kBlocks = 200;  // one request, on the smallest volume
 
-std::vector<std::byte> pattern(uint64_t blocks, uint64_t key) {
-  std::vector<std::byte> data(blocks * kBlockBytes);
+SimVolumeOptions with_discard() {
+  SimVolumeOptions options;
+  options.discard = true;
+  return options;
+}
+
+Content pattern(uint64_t blocks, uint64_t key) {
+  Content data(blocks * kBlockBytes);
   for (uint64_t i = 0; i < blocks; ++i) {
     const uint64_t word = (key << 32) + i + 1;
     std::memcpy(data.data() + i * kBlockBytes, &word, sizeof word);
@@ -23,24 +31,16 @@ std::vector<std::byte> pattern(uint64_t blocks, uint64_t key) {
   return data;
 }
 
+InodeRef written_file(SimVolume& sim, std::string_view name) {
+  const InodeRef inode = sim.create(name);
+  write(sim, *inode, 0, pattern(kBlocks, 1), How::direct);
+  return inode;
+}
+
 // Where the file lies on the device.
-std::set<uint64_t> blocks_of(SimVolume& sim, const Inode& inode) {
+std::set<uint64_t> blocks_of(SimVolume& sim, Inode& inode) {
   std::set<uint64_t> blocks;
-  std::vector<Extent> extents;
-  const auto listed = sim.world().run([&]() -> Attempt<void> {
-    NodePins pins;
-    extents.clear();
-    FileBlock at(0);
-    const FileBlock end = file_block_end(inode.attr.size);
-    while (at < end) {
-      ATTEMPT(const Extent extent, extent_at(sim.files().store.tree(), inode.ino, at, end, pins));
-      extents.push_back(extent);
-      at = extent.range.end;
-    }
-    return {};
-  });
-  REQUIRE(listed.ok());
-  for (const Extent& extent : extents) {
+  for (const Extent& extent : extents_of(sim, inode)) {
     if (extent.state == ExtentState::hole) continue;
     for (BlockNo block = extent.start; block < extent.blocks().end; block += BlockCount(1)) {
       blocks.insert(block.value());
@@ -72,27 +72,16 @@ void unlink(SimVolume& sim, InodeRef inode, std::string_view name) {
   REQUIRE(sim.world().run_until_idle());
 }
 
-void require_clean(const SimImage& image, const SimVolumeOptions& options) {
-  SimWorldOptions world_options;
-  world_options.device.size_bytes = options.size_bytes;
-  SimWorld world(1, world_options, image);
-  CheckScan scan(world.device());
-  REQUIRE(world.run([&] { return scan.run(); }).ok());
-  CHECK(scan.report().ok());
-}
-
 }  // namespace
 
 TEST_CASE("with discard, exactly the freed blocks are discarded, in large ranges") {
   for_each_seed(4, [](const TestSeed& seed) {
-    SimVolumeOptions options;
-    options.discard = true;
-    SimVolume sim(seed, options);
+    SimVolume sim(seed, with_discard());
     InodeRef kept = sim.create("kept");
     InodeRef gone = sim.create("gone");
     const auto data = pattern(kBlocks, seed.seed);
-    REQUIRE(sim.write(*kept, 0, data, SimVolume::How::buffered).ok());
-    REQUIRE(sim.write(*gone, 0, data, SimVolume::How::buffered).ok());
+    REQUIRE(sim.write(*kept, 0, data, How::buffered).ok());
+    REQUIRE(sim.write(*gone, 0, data, How::buffered).ok());
     REQUIRE(sim.sync().ok());
     std::set<uint64_t> freed = blocks_of(sim, *gone);
     REQUIRE(freed.size() == kBlocks);
@@ -114,16 +103,14 @@ TEST_CASE("with discard, exactly the freed blocks are discarded, in large ranges
     CHECK(sim.volume().space().stats().trimming_blocks == 0);
     CHECK(sim.read_all(*kept).size() == data.size());
     kept.reset();
-    require_clean(sim.unmount(), options);
+    require_consistent(sim.unmount(), with_discard());
   });
 }
 
 TEST_CASE("without discard, nothing is discarded") {
   for_each_seed(1, [](const TestSeed& seed) {
     SimVolume sim(seed);
-    InodeRef gone = sim.create("gone");
-    REQUIRE(sim.write(*gone, 0, pattern(kBlocks, 1), SimVolume::How::direct).ok());
-    unlink(sim, std::move(gone), "gone");
+    unlink(sim, written_file(sim, "gone"), "gone");
     REQUIRE(sim.world().run_for(5 * kNsPerSecond));
     CHECK(discards(sim) == 0);
   });
@@ -131,11 +118,8 @@ TEST_CASE("without discard, nothing is discarded") {
 
 TEST_CASE("what was freed just before the unmount is discarded by it") {
   for_each_seed(2, [](const TestSeed& seed) {
-    SimVolumeOptions options;
-    options.discard = true;
-    SimVolume sim(seed, options);
-    InodeRef gone = sim.create("gone");
-    REQUIRE(sim.write(*gone, 0, pattern(kBlocks, 1), SimVolume::How::direct).ok());
+    SimVolume sim(seed, with_discard());
+    InodeRef gone = written_file(sim, "gone");
     const std::set<uint64_t> freed = blocks_of(sim, *gone);
     unlink(sim, std::move(gone), "gone");
     CHECK(discards(sim) == 0);
@@ -146,11 +130,8 @@ TEST_CASE("what was freed just before the unmount is discarded by it") {
 
 TEST_CASE("nothing is discarded before its release is durable") {
   for_each_seed(2, [](const TestSeed& seed) {
-    SimVolumeOptions options;
-    options.discard = true;
-    SimVolume sim(seed, options);
-    InodeRef gone = sim.create("gone");
-    REQUIRE(sim.write(*gone, 0, pattern(kBlocks, 1), SimVolume::How::direct).ok());
+    SimVolume sim(seed, with_discard());
+    InodeRef gone = written_file(sim, "gone");
     REQUIRE(sim.sync().ok());
     // The journal's writes take longer than the discarder's interval.
     SimFault slow;
@@ -168,18 +149,14 @@ TEST_CASE("nothing is discarded before its release is durable") {
 
 TEST_CASE("a failed discard is nobody's error, and the blocks are used again") {
   for_each_seed(2, [](const TestSeed& seed) {
-    SimVolumeOptions options;
-    options.discard = true;
-    SimVolume sim(seed, options);
+    SimVolume sim(seed, with_discard());
     SimFault refused;
     refused.kind = IoKind::discard;
     refused.error = seed.seed % 2 == 0 ? Error::io_failed : Error::not_supported;
     sim.device().add_fault(refused);
     const uint64_t free = sim.volume().space().stats().available_blocks;
     for (int round = 0; round < 3; ++round) {
-      InodeRef gone = sim.create("gone");
-      REQUIRE(sim.write(*gone, 0, pattern(kBlocks, 1), SimVolume::How::direct).ok());
-      unlink(sim, std::move(gone), "gone");
+      unlink(sim, written_file(sim, "gone"), "gone");
       REQUIRE(sim.sync().ok());
       REQUIRE(sim.world().run_for(5 * kNsPerSecond));
     }
@@ -194,9 +171,7 @@ TEST_CASE("a failed discard is nobody's error, and the blocks are used again") {
 // a discard of the same block, and a discard that comes too late would destroy the new contents.
 TEST_CASE("a block is never handed out while its discard is under way") {
   for_each_seed(3, [](const TestSeed& seed) {
-    SimVolumeOptions options;
-    options.discard = true;
-    SimVolume sim(seed, options);
+    SimVolume sim(seed, with_discard());
     SimFault slow;
     slow.kind = IoKind::discard;
     slow.delay_ns = 2 * kNsPerSecond;
@@ -213,7 +188,7 @@ TEST_CASE("a block is never handed out while its discard is under way") {
       }
       const std::string name = "f" + std::to_string(round);
       InodeRef inode = sim.create(name);
-      const auto how = random.chance(0.5) ? SimVolume::How::buffered : SimVolume::How::direct;
+      const auto how = random.chance(0.5) ? How::buffered : How::direct;
       const auto written = sim.write(*inode, 0, pattern(each, round), how);
       REQUIRE(written.ok());
       CHECK(written.value() == each * kBlockBytes);
@@ -225,7 +200,7 @@ TEST_CASE("a block is never handed out while its discard is under way") {
       CHECK(sim.read_all(*inode) == pattern(each, key));
     }
     CHECK(discards(sim) > 0);
-    require_clean(sim.unmount(), options);
+    require_consistent(sim.unmount(), with_discard());
   });
 }
 
