@@ -2,7 +2,7 @@
 #include <set>
 
 #include "core/base/random.h"
-#include "core/memory/mapping.h"
+#include "tests/support/file_cache.h"
 
 #include <doctest/doctest.h>
 
@@ -11,32 +11,10 @@ namespace {
 
 constexpr uint64_t kPages = kCachePagesMin;
 
-struct Cache {
-  PageCache pages{kPages * kPageBytes};
-  BlockCount delayed;
-  Mapping mapping{&delayed};
-
-  FolioRef add(uint64_t index) {
-    Attempt<FolioRef> added = pages.add(mapping, FileBlock(index));
-    return added.ok() ? std::move(added).value() : FolioRef();
-  }
-  FolioRef add_clean(uint64_t index) {
-    FolioRef folio = add(index);
-    if (folio) pages.mark_uptodate(*folio);
-    return folio;
-  }
-  FolioRef add_dirty(uint64_t index) {
-    FolioRef folio = add_clean(index);
-    if (folio) pages.mark_dirty(*folio);
-    return folio;
-  }
-  bool has(uint64_t index) { return static_cast<bool>(mapping.find(FileBlock(index))); }
-};
-
 FileRange pages_between(uint64_t first, uint64_t end) { return {FileBlock(first), FileBlock(end)}; }
 
 TEST_CASE("a folio that was never filled goes with its last reference") {
-  Cache cache;
+  FileCache cache;
   FolioRef folio = cache.add(5);
   CHECK(cache.has(5));
   folio.reset();
@@ -45,7 +23,7 @@ TEST_CASE("a folio that was never filled goes with its last reference") {
 }
 
 TEST_CASE("a full cache reclaims a clean folio, the oldest first") {
-  Cache cache;
+  FileCache cache;
   for (uint64_t i = 0; i < kPages; ++i) cache.add_clean(i);
   REQUIRE(cache.add_clean(1000));
   CHECK_FALSE(cache.has(0));
@@ -54,7 +32,7 @@ TEST_CASE("a full cache reclaims a clean folio, the oldest first") {
 }
 
 TEST_CASE("dirty, locked, referenced folios and those under writeback are never reclaimed") {
-  Cache cache;
+  FileCache cache;
   FolioRef referenced = cache.add_clean(0);
   FolioRef locked = cache.add_clean(1);
   cache.pages.lock(*locked);
@@ -73,7 +51,7 @@ TEST_CASE("dirty, locked, referenced folios and those under writeback are never 
 }
 
 TEST_CASE("a folio dropped from its mapping lives on for those who refer to it") {
-  Cache cache;
+  FileCache cache;
   FolioRef folio = cache.add_clean(9);
   folio->frame[17] = std::byte{42};
   CHECK(cache.pages.drop_clean(cache.mapping, pages_between(0, 100)));
@@ -85,7 +63,7 @@ TEST_CASE("a folio dropped from its mapping lives on for those who refer to it")
 }
 
 TEST_CASE("drop_clean leaves what is dirty, locked or under writeback, and says so") {
-  Cache cache;
+  FileCache cache;
   cache.add_clean(1);
   cache.add_dirty(2);
   CHECK_FALSE(cache.pages.drop_clean(cache.mapping, pages_between(0, 10)));
@@ -95,7 +73,7 @@ TEST_CASE("drop_clean leaves what is dirty, locked or under writeback, and says 
 }
 
 TEST_CASE("writeback that fails leaves the folio dirty, and one that succeeds clean") {
-  Cache cache;
+  FileCache cache;
   FolioRef folio = cache.add_dirty(3);
   cache.pages.begin_writeback(*folio);
   CHECK_FALSE(folio->dirty);
@@ -109,7 +87,7 @@ TEST_CASE("writeback that fails leaves the folio dirty, and one that succeeds cl
 }
 
 TEST_CASE("writers are held up at half of the cache, the flusher is asked at a quarter") {
-  Cache cache;
+  FileCache cache;
   for (uint64_t i = 0; i < kPages / 4; ++i) {
     CHECK_FALSE(cache.pages.wants_writeback());
     cache.add_dirty(i);
@@ -151,7 +129,7 @@ TEST_CASE("a mapping finds what is there, what is dirty and what is under writeb
   enum class State { clean, dirty, writeback };
   for (uint64_t seed = 1; seed <= 20; ++seed) {
     Random random(seed);
-    Cache cache;
+    FileCache cache;
     std::map<uint64_t, State> model;
     for (int step = 0; step < 2'000; ++step) {
       const uint64_t index = random.chance(0.5) ? random.below(80) : random.below(100'000);
@@ -203,7 +181,7 @@ TEST_CASE("a mapping finds what is there, what is dirty and what is under writeb
 }
 
 TEST_CASE("a page that is being read is removed without waiting, and its reader is told") {
-  Cache cache;
+  FileCache cache;
   FolioRef reading = cache.add(3);
   cache.pages.begin_read(*reading);
   CHECK(reading->locked);
@@ -224,7 +202,7 @@ TEST_CASE("a page that is being read is removed without waiting, and its reader 
 }
 
 TEST_CASE("a locked folio is found, whatever was locked and went before") {
-  Cache cache;
+  FileCache cache;
   const FileRange all = pages_between(0, 100);
   FolioRef first = cache.add_clean(10);
   FolioRef second = cache.add_clean(20);
@@ -256,7 +234,7 @@ TEST_CASE("translations are told of every page that goes, before it has gone") {
     Mapping& mapping;
     std::set<uint64_t> gone;
   };
-  Cache cache;
+  FileCache cache;
   Teller teller(cache.mapping);
   cache.mapping.set_translations(&teller);
   for (uint64_t i = 0; i < 6; ++i) cache.add_clean(i);

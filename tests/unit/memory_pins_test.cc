@@ -6,7 +6,7 @@
 
 #include "core/base/random.h"
 #include "core/io/aligned_buffer.h"
-#include "core/memory/mapping.h"
+#include "tests/support/file_cache.h"
 
 #include <doctest/doctest.h>
 
@@ -16,28 +16,12 @@ namespace {
 constexpr uint64_t kPages = kCachePagesMin;
 constexpr FileRange kAll{FileBlock(0), FileBlock(1'000'000)};
 
-struct Cache {
-  PageCache pages{kPages * kPageBytes};
-  BlockCount delayed;
-  Mapping mapping{&delayed};
-
-  FolioRef add_clean(uint64_t index) {
-    Attempt<FolioRef> added = pages.add(mapping, FileBlock(index));
-    if (!added.ok()) return nullptr;
-    pages.mark_uptodate(*added.value());
-    return std::move(added).value();
-  }
-  FolioRef add_dirty(uint64_t index) {
-    FolioRef folio = add_clean(index);
-    if (folio) pages.mark_dirty(*folio);
-    return folio;
-  }
+struct Cache : FileCache {
   FolioRef add_storable(uint64_t index) {
     FolioRef folio = add_dirty(index);
     pages.pin(*folio, true);
     return folio;
   }
-  bool has(uint64_t index) { return static_cast<bool>(mapping.find(FileBlock(index))); }
 };
 
 // Somebody else's memory, which tells when it goes.
