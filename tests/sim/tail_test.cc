@@ -57,17 +57,13 @@ void grow(SimVolume& sim, Inode& inode, Grow how, ConstBytes bytes) {
       REQUIRE(sim.truncate(inode, kFar).ok());
       return;
     case Grow::buffered:
-      write(sim, inode, kFar, bytes, How::buffered);
-      return;
+      return write(sim, inode, kFar, bytes, How::buffered);
     case Grow::direct:
-      write(sim, inode, kFar, bytes, How::direct);
-      return;
+      return write(sim, inode, kFar, bytes, How::direct);
     case Grow::dsync:
-      write(sim, inode, kFar, bytes, How::dsync);
-      return;
+      return write(sim, inode, kFar, bytes, How::dsync);
     case Grow::mapped:
-      write(sim, inode, kFar, bytes, How::mapped);
-      return;
+      return write(sim, inode, kFar, bytes, How::mapped);
     case Grow::fallocate:
       REQUIRE(sim.fallocate(inode, FallocateMode::allocate, kFar, kBlockBytes, false).ok());
       return;
