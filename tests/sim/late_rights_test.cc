@@ -42,15 +42,14 @@ size_t storable_count(Meeting& m) { return m.inode->mapping.storable_count(); }
 void recover(Meeting& m) {
   m.pinner->listen();
   REQUIRE(m.sim.world().run_until([&] { return storable_count(m) == 0; }));
-  m.stores_during([&] { REQUIRE(fsync(m.sim, m.inode, &m.history).ok()); });
+  m.stores_during([&] { m.require_fsync(); });
 }
 
 TEST_CASE("fsync does not wait for a program that does not answer, and loses nothing it stores") {
   for_each_late(6, [](Meeting& m) {
     m.pinner->be_deaf();
     for (int i = 0; i < 4; ++i) {
-      m.stores_during(
-          [&] { in_time(m, [&] { REQUIRE(fsync(m.sim, m.inode, &m.history).ok()); }); });
+      m.stores_during([&] { in_time(m, [&] { m.require_fsync(); }); });
     }
     CHECK(m.sim.files().pins.stats().late_pages != 0);
     m.require_now(m.history.now());
@@ -74,7 +73,7 @@ TEST_CASE("sync, and the flusher, do not wait for it either") {
 TEST_CASE("when it answers again its pages are ordinary after a while, and clean when written") {
   for_each_late(4, [](Meeting& m) {
     m.pinner->be_deaf();
-    in_time(m, [&] { REQUIRE(fsync(m.sim, m.inode, &m.history).ok()); });
+    in_time(m, [&] { m.require_fsync(); });
     CHECK(storable_count(m) != 0);
     m.stores_during([&] { REQUIRE(m.sim.world().run_for(3 * kStorableNs)); });
     CHECK(storable_count(m) != 0);
@@ -85,21 +84,21 @@ TEST_CASE("when it answers again its pages are ordinary after a while, and clean
         [&] { return storable_count(m) + pages.dirty_count() + pages.writeback_count() == 0; }));
     for (uint64_t page = 2; page < 10; ++page) CHECK(m.pinner->right(page) != PageRight::store);
     m.pinner->store_all();
-    REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+    m.require_fsync();
     m.require_after_cut();
   });
 }
 
 TEST_CASE("a right that is on its way to a program that does not answer holds up nobody") {
   for_each_late(6, [](Meeting& m) {
-    REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+    m.require_fsync();
     REQUIRE(m.sim.world().run_for(3 * kStorableNs));
-    REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+    m.require_fsync();
     m.pinner->be_deaf();
     bool served = false;
     m.pinner->spawn_fault(4, PinAccess::store, [&] { served = true; });
     REQUIRE(m.sim.world().run_until([&] { return m.pinner->kept_count() != 0; }));
-    in_time(m, [&] { REQUIRE(fsync(m.sim, m.inode, &m.history).ok()); });
+    in_time(m, [&] { m.require_fsync(); });
     CHECK_FALSE(served);
     if (m.sim.world().random().chance(0.5)) {
       in_time(m, [&] { REQUIRE(m.sim.truncate(*m.inode, 4 * kPageBytes).ok()); });
@@ -110,17 +109,17 @@ TEST_CASE("a right that is on its way to a program that does not answer holds up
     REQUIRE(m.sim.world().run_until([&] { return served; }));
     CHECK(m.pinner->right(4) == PageRight::store);
     m.pinner->store(4);
-    REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+    m.require_fsync();
     m.require_after_cut();
   });
 }
 
 TEST_CASE("truncate, punch and zero range under late rights: as under pinned pages") {
   for_each_late(8, [](Meeting& m) {
-    REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+    m.require_fsync();
     m.pinner->store_all();
     m.pinner->be_deaf();
-    if (m.seed.seed % 2 == 0) REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+    if (m.seed.seed % 2 == 0) m.require_fsync();
     const std::vector<size_t> since = m.history.now();
     const auto mode =
         m.sim.world().random().chance(0.5) ? FallocateMode::punch_hole : FallocateMode::zero_range;
@@ -133,19 +132,19 @@ TEST_CASE("truncate, punch and zero range under late rights: as under pinned pag
     m.require_now(since);
     // What it stores there has its blocks.
     Reservation all = m.sim.take_space();
-    m.stores_during([&] { REQUIRE(fsync(m.sim, m.inode, &m.history).ok()); });
+    m.stores_during([&] { m.require_fsync(); });
     m.sim.world().inside([&] { all.release(); });
     in_time(m, [&] { REQUIRE(m.sim.truncate(*m.inode, 5 * kPageBytes).ok()); });
     m.pinner->store_where_allowed();  // beyond the end it is nobody's
     REQUIRE(m.sim.truncate(*m.inode, kPages * kPageBytes).ok());
     for (uint64_t page = 5; page < kPages; ++page) m.history.add(page, {});
     m.require_now(since);
-    m.stores_during([&] { REQUIRE(fsync(m.sim, m.inode, &m.history).ok()); });
+    m.stores_during([&] { m.require_fsync(); });
     if (m.sim.world().random().chance(0.5)) {
       // What has been beyond the end may stay storable.
       m.pinner->listen();
       m.sim.world().run_for(3 * kStorableNs);
-      m.stores_during([&] { REQUIRE(fsync(m.sim, m.inode, &m.history).ok()); });
+      m.stores_during([&] { m.require_fsync(); });
     }
     m.require_after_cut();
   });
@@ -164,7 +163,7 @@ TEST_CASE(
     m.history.require(snapshot, since);
     Reservation all = m.sim.take_space();
     const std::vector<size_t> after = m.history.now();
-    m.stores_during([&] { REQUIRE(fsync(m.sim, m.inode, &m.history).ok()); });
+    m.stores_during([&] { m.require_fsync(); });
     m.sim.world().inside([&] { all.release(); });
     CHECK(m.sim.read_all(copy) == snapshot);
     m.require_now(after);
@@ -177,13 +176,13 @@ TEST_CASE(
 TEST_CASE("a clone for whose source's next stores there is no space fails, and changes nothing") {
   for_each_late(3, [](Meeting& m) {
     Inode& copy = m.create("clone");
-    REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+    m.require_fsync();
     m.pinner->store_all();
     m.pinner->be_deaf();
-    REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+    m.require_fsync();
     Reservation all = m.sim.take_space();
     CHECK(m.sim.clone(*m.inode, 0, copy, 0, kPages * kPageBytes).error() == Error::no_space);
-    m.stores_during([&] { REQUIRE(fsync(m.sim, m.inode, &m.history).ok()); });
+    m.stores_during([&] { m.require_fsync(); });
     m.sim.world().inside([&] { all.release(); });
     m.require_after_cut();
   });
@@ -199,13 +198,13 @@ TEST_CASE("a clone into, dedupe and unshare of pages with late rights lose no st
     m.stores_during([&] {
       for (uint64_t page = 0; page < kPages; ++page) m.will_be(page, page + 1, 900 + page);
       in_time(m, [&] { REQUIRE(m.sim.clone(other, 0, *m.inode, 0, kPages * kPageBytes).ok()); });
-      REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+      m.require_fsync();
       REQUIRE(unshare(m.sim, *m.inode, 0, 0, false).ok());
       REQUIRE(dedupe(m.sim, *m.inode, 0, other, 0, kPages * kPageBytes).same_bytes.ok());
     });
     other_history.require(m.sim.read_all(other), other_history.now());
     m.require_now(since);
-    REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+    m.require_fsync();
     if (m.seed.seed % 2 == 0) recover(m);
     m.require_after_cut();
   });
@@ -226,7 +225,7 @@ TEST_CASE("writes of every kind over pages with late rights are in their frames,
           [&] { in_time(m, [&] { write(m.sim, *m.inode, first * kPageBytes, data, how); }); });
       m.require_now(since);
     }
-    REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+    m.require_fsync();
     m.require_after_cut();
   });
 }
@@ -234,7 +233,7 @@ TEST_CASE("writes of every kind over pages with late rights are in their frames,
 TEST_CASE("a program that has not answered and goes leaves what it has stored until then") {
   for_each_late(6, [](Meeting& m) {
     m.pinner->be_deaf();
-    if (m.seed.seed % 2 == 0) REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+    if (m.seed.seed % 2 == 0) m.require_fsync();
     m.stores_during([&] { REQUIRE(m.sim.world().run_for(kRightsWaitNs / 2)); });
     m.pinner->observe();
     const std::vector<size_t> since = m.history.now();
@@ -242,7 +241,7 @@ TEST_CASE("a program that has not answered and goes leaves what it has stored un
     REQUIRE(m.pinner->unpin().ok());
     CHECK(m.inode->mapping.pinned_count() == 0);
     m.require_read(since);
-    REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+    m.require_fsync();
     CHECK(m.inode->mapping.dirty_count() == 0);
     CHECK(m.inode->delayed_blocks == BlockCount(0));
     m.sim.world().run_for(2 * kStorableNs);
@@ -260,7 +259,7 @@ TEST_CASE(
     m.require_now(m.history.now());
     m.sim.device().remove_fault(id);
     m.sim.world().run_until([&] { return m.inode->mapping.writeback_count() == 0; });
-    m.stores_during([&] { REQUIRE(fsync(m.sim, m.inode, &m.history).ok()); });
+    m.stores_during([&] { m.require_fsync(); });
     m.require_after_cut();
   });
 }
@@ -295,7 +294,7 @@ TEST_CASE("a program that answers when it likes loses nothing, whoever syncs and
         }
         default:
           m.pinner->observe();
-          in_time(m, [&] { REQUIRE(fsync(m.sim, m.inode, &m.history).ok()); });
+          in_time(m, [&] { m.require_fsync(); });
       }
     }
     m.pinner->listen();
@@ -309,7 +308,7 @@ TEST_CASE("a program that answers when it likes loses nothing, whoever syncs and
 TEST_CASE("what was stored before an fsync is durable after it, also when the pin ends meanwhile") {
   for_each_seed(40, [](const TestSeed& seed) {
     Meeting m(seed);
-    REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+    m.require_fsync();
     m.pinner->store_all();
     m.pinner->observe();
     // What it writes and waits for when it has passed the others, which are not dirty ones yet.

@@ -65,7 +65,7 @@ TEST_CASE("a direct write from pinned pages: the device takes them from their fr
       }
     });
     CHECK(m.inode->mapping.pinned_count() == kRange.count().value());
-    REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+    m.require_fsync();
     m.require_after_cut();
   });
 }
@@ -83,12 +83,12 @@ TEST_CASE("a direct read into pinned pages arrives in their frames, and is durab
       CHECK(state_of(m.pinner->frame(page)) == other_history.last(page - 1));
     }
     m.require_now(since);
-    REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+    m.require_fsync();
     // Somebody stores all the time: in the end there is one or the other.
     m.stores_during([&] {
       for (uint64_t page = 2; page < 10; ++page) m.will_be(page, page + 1, 900 + page - 1);
       REQUIRE(read_into(m, other, kPageBytes, kFirst, kLen).value() == kLen);
-      REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+      m.require_fsync();
     });
     m.require_after_cut();
   });

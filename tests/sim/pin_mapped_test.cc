@@ -34,7 +34,7 @@ TEST_CASE("a mapped page comes by a fault, and only those that are stored into a
     CHECK(f.inode->mapping.pinned_count() == kRange.count().value());
     CHECK(f.inode->mapping.dirty_count() == 0);
     const uint64_t before = written_pages(f.sim);
-    REQUIRE(fsync(f.sim, f.inode, &f.history).ok());
+    f.require_fsync();
     CHECK(written_pages(f.sim) == before);
 
     pinner.store(3);
@@ -42,7 +42,7 @@ TEST_CASE("a mapped page comes by a fault, and only those that are stored into a
     CHECK(f.inode->mapping.dirty_count() == 2);
     const std::vector<size_t> since = f.history.now();
     f.require_read(since);
-    REQUIRE(fsync(f.sim, f.inode, &f.history).ok());
+    f.require_fsync();
     CHECK(written_pages(f.sim) == before + 2);
     CHECK(pinner.right(3) == PageRight::load);
     CHECK(f.inode->mapping.dirty_count() == 0);
@@ -70,7 +70,7 @@ TEST_CASE("the flusher writes mapped pages as any others, and stores fault again
 TEST_CASE("fsync of a mapped range that is stored into all the time ends, and is durable") {
   for_each_meeting(6, [](Meeting& m) {
     const uint64_t stores = m.stores_during([&] {
-      for (int i = 0; i < 8; ++i) REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+      for (int i = 0; i < 8; ++i) m.require_fsync();
     });
     CHECK(stores > 0);
     m.require_after_cut();
@@ -79,7 +79,7 @@ TEST_CASE("fsync of a mapped range that is stored into all the time ends, and is
 
 TEST_CASE("truncate below a mapped page: stores there fail, and growing again shows zeroes") {
   for_each_meeting(4, [](Meeting& m) {
-    REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+    m.require_fsync();
     m.pinner->store_all();
     const std::vector<size_t> since = m.history.now();
     m.pinner->start();
@@ -95,7 +95,7 @@ TEST_CASE("truncate below a mapped page: stores there fail, and growing again sh
     REQUIRE(m.sim.truncate(*m.inode, kPages * kPageBytes).ok());
     for (uint64_t page = 6; page < kPages; ++page) m.history.add(page, {});
     m.require_now(since);
-    m.stores_during([&] { REQUIRE(fsync(m.sim, m.inode, &m.history).ok()); });
+    m.stores_during([&] { m.require_fsync(); });
     m.require_after_cut();
   });
 }
@@ -109,14 +109,14 @@ TEST_CASE("punch and zero range under mapped pages: zeroes at once, and clean un
       CHECK(m.pinner->right(page) != PageRight::store);
     }
     m.pinner->observe();
-    REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+    m.require_fsync();
     const std::vector<size_t> since = m.history.now();
     m.stores_during([&] {
       for (uint64_t page = 6; page < 8; ++page) m.history.add(page, {});
       REQUIRE(m.sim.fallocate(*m.inode, mode, 6 * kPageBytes, 2 * kPageBytes, true).ok());
     });
     m.require_now(since);
-    m.stores_during([&] { REQUIRE(fsync(m.sim, m.inode, &m.history).ok()); });
+    m.stores_during([&] { m.require_fsync(); });
     m.require_after_cut();
   });
 }
@@ -131,7 +131,7 @@ TEST_CASE("a clone of mapped pages never sees later stores, which fault and rese
     std::byte* const frame = m.pinner->frame(3);
     const std::vector<size_t> after = m.history.now();
     for (int i = 0; i < 3; ++i) {
-      m.stores_during([&] { REQUIRE(fsync(m.sim, m.inode, &m.history).ok()); });
+      m.stores_during([&] { m.require_fsync(); });
       m.pinner->store_all();
       CHECK(m.sim.read_all(copy) == snapshot);
     }
@@ -164,7 +164,7 @@ TEST_CASE(
     m.stores_during([&] {
       for (uint64_t page = 0; page < kPages; ++page) m.will_be(page, page + 1, 900 + page);
       REQUIRE(m.sim.clone(other, 0, *m.inode, 0, kPages * kPageBytes).ok());
-      REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+      m.require_fsync();
     });
     other_history.require(m.sim.read_all(other), other_history.now());
     m.require_after_cut();
@@ -186,13 +186,13 @@ TEST_CASE("dedupe and unshare of mapped pages lose no store") {
     CHECK(result.shared == content.size());
     const std::vector<size_t> since = m.history.now();
     m.stores_during([&] {
-      REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+      m.require_fsync();
       REQUIRE(dedupe(m.sim, from, 0, to, 0, content.size()).same_bytes.ok());
       REQUIRE(unshare(m.sim, *m.inode, 0, 0, false).ok());
     });
     CHECK(m.sim.read_all(twin) == content);
     m.require_now(since);
-    REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+    m.require_fsync();
     m.require_after_cut();
   });
 }
@@ -217,7 +217,7 @@ TEST_CASE("writes of every kind over mapped pages are in their frames, and stay 
       m.stores_during([&] { write(m.sim, *m.inode, first * kPageBytes, data, how); });
       m.require_now(since);
     }
-    REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+    m.require_fsync();
     m.require_after_cut();
   });
 }
@@ -229,7 +229,7 @@ TEST_CASE("without space a store into a hole or a shared page fails at its fault
     REQUIRE(m.sim.fallocate(*m.inode, FallocateMode::punch_hole, 8 * kPageBytes, kPageBytes, true)
                 .ok());
     m.pinner->observe();
-    REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+    m.require_fsync();
     settle(m.sim);
     Reservation all = m.sim.take_space();
     const std::vector<size_t> since = m.history.now();
@@ -240,12 +240,12 @@ TEST_CASE("without space a store into a hole or a shared page fails at its fault
       CHECK(state_of(m.pinner->frame(page)) == m.history.last(page));
     }
     m.pinner->store(6);  // in place
-    REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+    m.require_fsync();
     m.require_now(since);
     m.sim.world().inside([&] { all.release(); });
     m.pinner->store_all();
     all = m.sim.take_space();
-    REQUIRE(fsync(m.sim, m.inode, &m.history).ok());  // what has been stored has its blocks
+    m.require_fsync();  // what has been stored has its blocks
     m.sim.world().inside([&] { all.release(); });
     m.require_after_cut();
   });
@@ -260,7 +260,7 @@ TEST_CASE("a device that refuses mapped pages: fsync says so, nothing is lost, s
     m.sim.device().remove_fault(id);
     // What the flusher has at the device.
     m.sim.world().run_until([&] { return m.inode->mapping.writeback_count() == 0; });
-    m.stores_during([&] { REQUIRE(fsync(m.sim, m.inode, &m.history).ok()); });
+    m.stores_during([&] { m.require_fsync(); });
     m.require_after_cut();
   });
 }
@@ -316,7 +316,7 @@ TEST_CASE("a mapped range that nobody has touched ends after the other pins of i
 
 TEST_CASE("the end of a mapped pin: what is dirty is an ordinary page, the memory is let go") {
   for_each_meeting(4, [](Meeting& m) {
-    REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+    m.require_fsync();
     m.pinner->store(3);
     m.pinner->store(8);
     const std::weak_ptr<AlignedBuffer> frames = m.pinner->frames();
@@ -379,7 +379,7 @@ TEST_CASE("pages that may be stored into are cut and cleaned while others are gr
                     .ok());
         break;
       default:
-        REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+        m.require_fsync();
     }
     ends = true;
     m.sim.world().run_until([&] { return running == 0; });
@@ -389,7 +389,7 @@ TEST_CASE("pages that may be stored into are cut and cleaned while others are gr
 
 TEST_CASE("an end that comes while faults are under way leaves none of them with a page") {
   for_each_meeting(8, [](Meeting& m) {
-    REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+    m.require_fsync();
     m.sim.world().inside([&] { m.sim.volume().cache().drop_clean(m.inode->mapping, kWholeFile); });
     auto ended = std::make_shared<int>(0);
     for (uint64_t page = 2; page < 10; ++page) {
@@ -439,7 +439,7 @@ TEST_CASE("a range that is mapped for loads only costs no write and refuses stor
     f.history.add(5, state);
     write(f.sim, *f.inode, 5 * kPageBytes, pages_of({state}));
     CHECK(state_of(pinner.frame(5)) == state);
-    REQUIRE(fsync(f.sim, f.inode, &f.history).ok());
+    f.require_fsync();
     CHECK(written_pages(f.sim) == before + 1);
     REQUIRE(pinner.unpin().ok());
     f.require_read(f.history.now());
@@ -462,7 +462,7 @@ TEST_CASE("mapped pages are not reclaimed, and a sparse mapping of a large file 
     write(f.sim, *other, 0, content);
     CHECK(f.sim.read_all(*other) == content);
     CHECK(f.inode->mapping.pinned_count() == kMany / 2);
-    REQUIRE(fsync(f.sim, f.inode, &f.history).ok());
+    f.require_fsync();
     for (uint64_t page = 0; page < kMany; page += 8) pinner.store(page);
     REQUIRE(pinner.unpin().ok());
     settle(f.sim);
@@ -479,7 +479,7 @@ TEST_CASE("an unlinked file whose pages are mapped lives until the pin ends") {
     m.sim.world().inside([&] { m.sim.volume().release_inode(m.inode->ino); });
     m.stores_during([&] {
       m.sim.world().run_for(5 * kNsPerSecond);
-      REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+      m.require_fsync();
     });
     m.require_read(m.history.durable());
     REQUIRE(m.sim.sync().ok());

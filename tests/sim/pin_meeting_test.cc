@@ -21,7 +21,7 @@ void for_each_meeting(uint64_t seeds, const std::function<void(Meeting&)>& body)
 TEST_CASE("fsync under a pinner that stores all the time ends, and is durable") {
   for_each_meeting(4, [](Meeting& m) {
     const uint64_t stores = m.stores_during([&] {
-      for (int i = 0; i < 5; ++i) REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+      for (int i = 0; i < 5; ++i) m.require_fsync();
     });
     CHECK(stores > 0);
     m.require_after_cut();
@@ -30,7 +30,7 @@ TEST_CASE("fsync under a pinner that stores all the time ends, and is durable") 
 
 TEST_CASE("truncate below a pin: beyond the end is nothing, and growing again shows zeroes") {
   for_each_meeting(4, [](Meeting& m) {
-    REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+    m.require_fsync();
     m.stores_during([&] { REQUIRE(m.sim.truncate(*m.inode, 5 * kPageBytes).ok()); });
     CHECK(m.inode->mapping.storable_count() == kRange.count().value());
     CHECK(m.inode->attr.size == 5 * kPageBytes);
@@ -64,7 +64,7 @@ TEST_CASE("truncate below a pin: beyond the end is nothing, and growing again sh
     const std::vector<size_t> since = m.history.now();
     m.pinner->store(8);
     m.require_now(since);
-    m.stores_during([&] { REQUIRE(fsync(m.sim, m.inode, &m.history).ok()); });
+    m.stores_during([&] { m.require_fsync(); });
     m.require_after_cut();
   });
 }
@@ -92,21 +92,21 @@ TEST_CASE("truncate within a pinned page: what is stored behind the end stays ou
     m.history.add(11, {});
     const std::vector<size_t> since = m.history.now();
     m.require_now(since);
-    REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+    m.require_fsync();
     m.require_after_cut();
   });
 }
 
 TEST_CASE("punch and zero range under a pin: zeroes at once, and stores after it count") {
   for_each_meeting(4, [](Meeting& m) {
-    REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+    m.require_fsync();
     const auto mode = m.seed.seed % 2 == 0 ? FallocateMode::punch_hole : FallocateMode::zero_range;
     m.pinner->stop();
     REQUIRE(m.sim.fallocate(*m.inode, mode, 4 * kPageBytes, 3 * kPageBytes, true).ok());
     for (uint64_t page = 4; page < 7; ++page) CHECK(state_of(m.pinner->frame(page)) == PageState{});
     // The hole costs nothing until somebody stores there.
     m.pinner->observe();
-    REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+    m.require_fsync();
     if (mode == FallocateMode::punch_hole) {
       bool hole = false;
       for (const Extent& extent : extents_of(m.sim, *m.inode)) {
@@ -121,7 +121,7 @@ TEST_CASE("punch and zero range under a pin: zeroes at once, and stores after it
       REQUIRE(m.sim.fallocate(*m.inode, mode, 6 * kPageBytes, 2 * kPageBytes, true).ok());
     });
     m.require_now(since);
-    m.stores_during([&] { REQUIRE(fsync(m.sim, m.inode, &m.history).ok()); });
+    m.stores_during([&] { m.require_fsync(); });
     m.require_after_cut();
   });
 }
@@ -161,7 +161,7 @@ TEST_CASE("a clone taken under a pin never sees later stores through the pin") {
     m.history.require(snapshot, since);
     const std::vector<size_t> after = m.history.now();
     for (int i = 0; i < 3; ++i) {
-      m.stores_during([&] { REQUIRE(fsync(m.sim, m.inode, &m.history).ok()); });
+      m.stores_during([&] { m.require_fsync(); });
       m.pinner->store_all();
       CHECK(m.sim.read_all(copy) == snapshot);
     }
@@ -188,12 +188,12 @@ TEST_CASE("a clone into a pinned range: the frames get the bytes, and the pages 
     // They share their blocks until somebody stores.
     settle(m.sim);
     const uint64_t bounced = m.sim.files().pins.stats().bounced_bytes;
-    REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+    m.require_fsync();
     CHECK(m.sim.files().pins.stats().bounced_bytes == bounced);
     m.require_now(since);
     m.stores_during([&] {
       REQUIRE(m.sim.clone(other, 0, *m.inode, 0, kPages * kPageBytes).ok());
-      REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+      m.require_fsync();
     });
     other_history.require(m.sim.read_all(other), other_history.now());
     m.require_after_cut();
@@ -216,12 +216,12 @@ TEST_CASE("dedupe with a pin on either side shares what was the same, and loses 
     m.require_read(m.history.now());
     const std::vector<size_t> since = m.history.now();
     m.stores_during([&] {
-      REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+      m.require_fsync();
       REQUIRE(dedupe(m.sim, from, 0, to, 0, content.size()).same_bytes.ok());
     });
     CHECK(m.sim.read_all(twin) == content);
     m.require_now(since);
-    REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+    m.require_fsync();
     m.require_after_cut();
   });
 }
@@ -235,7 +235,7 @@ TEST_CASE("unshare under a pin") {
     m.stores_during([&] { REQUIRE(unshare(m.sim, *m.inode, 0, 0, false).ok()); });
     CHECK(m.sim.read_all(copy) == snapshot);
     m.require_now(since);
-    m.stores_during([&] { REQUIRE(fsync(m.sim, m.inode, &m.history).ok()); });
+    m.stores_during([&] { m.require_fsync(); });
     m.require_after_cut();
   });
 }
@@ -249,7 +249,7 @@ TEST_CASE("an unlinked file lives until its last pin ends, and goes then") {
     m.sim.world().inside([&] { m.sim.volume().release_inode(m.inode->ino); });
     m.stores_during([&] {
       m.sim.world().run_for(5 * kNsPerSecond);
-      REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+      m.require_fsync();
     });
     CHECK(m.inode->life == Inode::Life::live);
     m.require_read(m.history.durable());
@@ -310,7 +310,7 @@ TEST_CASE("a write of a part of a pinned block keeps what has been stored beside
       CHECK(state_of(m.pinner->frame(4)) == expected);
       m.pinner->observe();
     }
-    REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+    m.require_fsync();
     m.require_after_cut();
   });
 }
@@ -339,14 +339,14 @@ TEST_CASE("a size that waits for a pinned page is saved by fsync and at the end 
 
 TEST_CASE("a device that refuses a bounce: fsync says so, nothing is lost, and the next is good") {
   for_each_meeting(3, [](Meeting& m) {
-    REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+    m.require_fsync();
     m.pinner->store_all();
     const SimDevice::FaultId id = m.sim.device().add_fault(m.sim.data_fault(IoKind::write));
     m.stores_during([&] { CHECK(fsync(m.sim, m.inode).error() == Error::io_failed); });
     m.sim.device().remove_fault(id);
     CHECK(m.inode->mapping.storable_count() == kRange.count().value());
     m.require_now(m.end_states());
-    m.stores_during([&] { REQUIRE(fsync(m.sim, m.inode, &m.history).ok()); });
+    m.stores_during([&] { m.require_fsync(); });
     m.require_after_cut();
   });
 }
@@ -355,7 +355,7 @@ TEST_CASE("without space for the next write a clone and a punch fail, and nothin
   for_each_seed(4, [](const TestSeed& seed) {
     Meeting m(seed);
     Inode& copy = m.create("clone");
-    REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+    m.require_fsync();
     m.pinner->store_all();
     Reservation all = m.sim.take_space();
     const std::vector<size_t> since = m.history.now();
@@ -366,14 +366,14 @@ TEST_CASE("without space for the next write a clone and a punch fail, and nothin
     CHECK(m.sim.files().pins.stats().reservation_failed_count >= 1);
     m.require_now(since);
     // In place it goes on: this file's blocks are its own.
-    REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+    m.require_fsync();
     m.sim.world().inside([&] { all.release(); });
     REQUIRE(m.sim.clone(*m.inode, 0, copy, 0, kPages * kPageBytes).ok());
     m.history.require(m.sim.read_all(copy), since);
     // Shared now, and the pages have their next blocks: fsync needs none that others have taken.
     m.pinner->store_all();
     all = m.sim.take_space();
-    REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+    m.require_fsync();
     m.sim.world().inside([&] { all.release(); });
     m.require_after_cut();
   });
@@ -397,7 +397,7 @@ TEST_CASE(
     CHECK(m.sim.files().pins.stats().reservation_failed_count >= 1);
     m.require_now(stored);
     m.sim.world().inside([&] { all.release(); });
-    m.stores_during([&] { REQUIRE(fsync(m.sim, m.inode, &m.history).ok()); });
+    m.stores_during([&] { m.require_fsync(); });
     m.require_now(since);
     m.require_after_cut();
   });
@@ -405,7 +405,7 @@ TEST_CASE(
 
 TEST_CASE("the end of a pin leaves ordinary dirty pages of what has changed, and nothing else") {
   for_each_meeting(3, [](Meeting& m) {
-    REQUIRE(fsync(m.sim, m.inode, &m.history).ok());
+    m.require_fsync();
     m.pinner->store(3);
     m.pinner->store(8);
     const std::vector<size_t> since = m.history.now();

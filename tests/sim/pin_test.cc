@@ -41,7 +41,7 @@ TEST_CASE("what is stored through a pin is read at once, and is on the device af
       const std::vector<size_t> since = f.history.now();
       f.require_read(since);
       CHECK(since != before);
-      REQUIRE(fsync(f.sim, f.inode, &f.history).ok());
+      f.require_fsync();
     }
     pinner.store_all();
     f.require_after_cut();
@@ -139,7 +139,7 @@ TEST_CASE("a page that has changed is written, whatever it did before the last f
         }
       }
       const std::vector<size_t> since = f.history.now();
-      REQUIRE(fsync(f.sim, f.inode, &f.history).ok());
+      f.require_fsync();
       CHECK(f.sim.files().pins.stats().bounced_bytes == changed * kPageBytes);
       f.require_read(since);
     }
@@ -264,7 +264,7 @@ TEST_CASE("a pin in memory of a program takes none of the page cache, and gives 
     CHECK(f.sim.volume().cache().arena().frames_used() < kCachePagesMin / 2);
     f.require_read(f.history.now());
     pinner.store_all();
-    REQUIRE(fsync(f.sim, f.inode, &f.history).ok());
+    f.require_fsync();
     for (uint64_t page = 0; page < kMany; page += 3) pinner.store(page);
     REQUIRE(pinner.unpin().ok());
     f.require_read(f.history.now());

@@ -36,6 +36,8 @@ struct PinnableFile {
     return *others.back();
   }
 
+  // What the file looks like now, or later, is durable.
+  void require_fsync() { REQUIRE(fsync(sim, inode, &history).ok()); }
   // What the file reads as must be what it looked like at or after `since`.
   void require_read(const std::vector<size_t>& since) {
     history.require(sim.read_all(*inode), since);

@@ -285,7 +285,7 @@ TEST_CASE("programs that share a window are served, whoever dies and comes, and 
           programs.any(random).be_deaf(random.chance(0.4));
           break;
         case 3:
-          REQUIRE(fsync(bed.sim, bed.inode, &bed.history).ok());
+          bed.require_fsync();
           break;
         default:
           REQUIRE(bed.sim.world().run_for(random.below(5'000'000)));
@@ -300,7 +300,7 @@ TEST_CASE("programs that share a window are served, whoever dies and comes, and 
     const std::vector<size_t> since = bed.history.now();
     end_window(bed);
     bed.require_read(since);
-    REQUIRE(fsync(bed.sim, bed.inode, &bed.history).ok());
+    bed.require_fsync();
     require_after_cut(bed, programs);
   });
 }
@@ -354,7 +354,7 @@ TEST_CASE(
     REQUIRE(bed.sim.world().run_until([&] {
       return programs.all[0].second->stores() > 5 && programs.all[1].second->stores() > 5;
     }));
-    REQUIRE(fsync(bed.sim, bed.inode, &bed.history).ok());
+    bed.require_fsync();
     require_after_cut(bed, programs);
   });
 }
@@ -369,13 +369,13 @@ TEST_CASE("a program that answers nothing holds up nobody, and the others of its
     programs.all[0].second->be_deaf(true);
     const uint64_t before = programs.all[1].second->stores();
     for (int i = 0; i < 4; ++i) {
-      REQUIRE(fsync(bed.sim, bed.inode, &bed.history).ok());
+      bed.require_fsync();
       REQUIRE(bed.sim.world().run_for(kNsPerSecond / 50));
     }
     CHECK(bed.sim.files().pins.stats().late_pages > 0);
     CHECK(programs.all[1].second->stores() > before);
     programs.kill(0);
-    REQUIRE(fsync(bed.sim, bed.inode, &bed.history).ok());
+    bed.require_fsync();
     programs.finish();
     end_window(bed);
     bed.require_read(bed.history.now());
