@@ -405,7 +405,11 @@ inline InodeRef pinnable_file(SimVolume& sim, const char* name, uint64_t pages, 
     if (history != nullptr) history->add(page, states[page]);
   }
   const InodeRef inode = sim.create(name);
-  REQUIRE(sim.write(*inode, 0, pages_of(states), How::direct).ok());
+  // From memory that the device can take, wherever the allocator has put that of `content`.
+  const Content content = pages_of(states);
+  AlignedBuffer buffer(content.size());
+  std::copy(content.begin(), content.end(), buffer.data());
+  REQUIRE(sim.write(*inode, 0, buffer.bytes(), How::direct).ok());
   REQUIRE(sim.sync().ok());
   return inode;
 }
