@@ -1,7 +1,8 @@
 // Mapped pins: pages come by faults, are stored into between a fault and their writeback, and are
 // written only if they have been. The simulated MMU of the rig checks at every step that nobody may
-// store into a page that could be clean.
+// store into a page that could be clean. How such pins end: pin_mapped_end_test.cc.
 #include <algorithm>
+#include <memory>
 
 #include "tests/sim/pin_meeting.h"
 
@@ -9,13 +10,6 @@
 
 namespace fusefs {
 namespace {
-
-void for_each_meeting(uint64_t seeds, const std::function<void(Meeting&)>& body) {
-  for_each_seed(seeds, [&](const TestSeed& seed) {
-    Meeting meeting(seed, {}, Held::mapped);
-    body(meeting);
-  });
-}
 
 // Since the device's log was cleared.
 bool was_written(SimVolume& sim, uint64_t addr) {
@@ -67,7 +61,7 @@ TEST_CASE("a mapped page comes by a fault, and only those that are stored into a
 }
 
 TEST_CASE("the flusher writes mapped pages as any others, and stores fault again after it") {
-  for_each_meeting(4, [](Meeting& m) {
+  for_each_mapped(4, [](Meeting& m) {
     m.sim.world().run_for(5 * kNsPerSecond);
     CHECK(m.inode->mapping.dirty_count() == 0);
     for (uint64_t page = 2; page < 10; ++page) CHECK(m.pinner->right(page) == PageRight::load);
@@ -82,7 +76,7 @@ TEST_CASE("the flusher writes mapped pages as any others, and stores fault again
 }
 
 TEST_CASE("fsync of a mapped range that is stored into all the time ends, and is durable") {
-  for_each_meeting(6, [](Meeting& m) {
+  for_each_mapped(6, [](Meeting& m) {
     const uint64_t stores = m.stores_during([&] {
       for (int i = 0; i < 8; ++i) m.require_fsync();
     });
@@ -92,7 +86,7 @@ TEST_CASE("fsync of a mapped range that is stored into all the time ends, and is
 }
 
 TEST_CASE("truncate below a mapped page: stores there fail, and growing again shows zeroes") {
-  for_each_meeting(4, [](Meeting& m) {
+  for_each_mapped(4, [](Meeting& m) {
     m.require_fsync();
     m.pinner->store_all();
     const std::vector<size_t> since = m.history.now();
@@ -115,7 +109,7 @@ TEST_CASE("truncate below a mapped page: stores there fail, and growing again sh
 }
 
 TEST_CASE("punch and zero range under mapped pages: zeroes at once, and clean until a store") {
-  for_each_meeting(4, [](Meeting& m) {
+  for_each_mapped(4, [](Meeting& m) {
     const auto mode = m.seed.seed % 2 == 0 ? FallocateMode::punch_hole : FallocateMode::zero_range;
     REQUIRE(m.sim.fallocate(*m.inode, mode, 4 * kPageBytes, 3 * kPageBytes, true).ok());
     for (uint64_t page = 4; page < 7; ++page) {
@@ -136,7 +130,7 @@ TEST_CASE("punch and zero range under mapped pages: zeroes at once, and clean un
 }
 
 TEST_CASE("a clone of mapped pages never sees later stores, which fault and reserve") {
-  for_each_meeting(6, [](Meeting& m) {
+  for_each_mapped(6, [](Meeting& m) {
     Inode& copy = m.create("clone");
     const std::vector<size_t> since = m.history.now();
     m.stores_during([&] { REQUIRE(m.sim.clone(*m.inode, 0, copy, 0, kPages * kPageBytes).ok()); });
@@ -161,7 +155,7 @@ TEST_CASE("a clone of mapped pages never sees later stores, which fault and rese
 
 TEST_CASE(
     "a clone into mapped pages: they have its bytes, clean, and are the file's own to store") {
-  for_each_meeting(4, [](Meeting& m) {
+  for_each_mapped(4, [](Meeting& m) {
     PageHistory other_history(kPages);
     m.others.push_back(pinnable_file(m.sim, "other", kPages, 900, &other_history));
     Inode& other = *m.others.back();
@@ -186,7 +180,7 @@ TEST_CASE(
 }
 
 TEST_CASE("dedupe and unshare of mapped pages lose no store") {
-  for_each_meeting(4, [](Meeting& m) {
+  for_each_mapped(4, [](Meeting& m) {
     const bool mapped_is_source = m.seed.seed % 2 == 0;
     Inode& twin = m.create("twin");
     settle(m.sim);  // nothing changes any more without a fault
@@ -212,7 +206,7 @@ TEST_CASE("dedupe and unshare of mapped pages lose no store") {
 }
 
 TEST_CASE("writes of every kind over mapped pages are in their frames, and stay there") {
-  for_each_meeting(4, [](Meeting& m) {
+  for_each_mapped(4, [](Meeting& m) {
     uint64_t word = 5000;
     for (const How how : {How::buffered, How::direct, How::dsync, How::sync, How::mapped}) {
       PageState state;
@@ -237,7 +231,7 @@ TEST_CASE("writes of every kind over mapped pages are in their frames, and stay 
 }
 
 TEST_CASE("without space a store into a hole or a shared page fails at its fault, and only there") {
-  for_each_meeting(4, [](Meeting& m) {
+  for_each_mapped(4, [](Meeting& m) {
     Inode& copy = m.create("clone");
     REQUIRE(m.sim.clone(*m.inode, 0, copy, 0, 6 * kPageBytes).ok());
     REQUIRE(m.sim.fallocate(*m.inode, FallocateMode::punch_hole, 8 * kPageBytes, kPageBytes, true)
@@ -266,7 +260,7 @@ TEST_CASE("without space a store into a hole or a shared page fails at its fault
 }
 
 TEST_CASE("a device that refuses mapped pages: fsync says so, nothing is lost, stores go on") {
-  for_each_meeting(4, [](Meeting& m) {
+  for_each_mapped(4, [](Meeting& m) {
     const SimDevice::FaultId id = m.sim.device().add_fault(m.sim.data_fault(IoKind::write));
     m.stores_during([&] { CHECK_FALSE(fsync(m.sim, m.inode).ok()); });
     m.pinner->store_all();
@@ -279,88 +273,9 @@ TEST_CASE("a device that refuses mapped pages: fsync says so, nothing is lost, s
   });
 }
 
-TEST_CASE("mapped pages count for the limits one by one, and a mapped range has no other pins") {
-  for_each_seed(3, [](const TestSeed& seed) {
-    PinnableFile f(seed);
-    f.sim.files().pins.bytes_max_per_user = 3 * kPageBytes;
-    Pinner& pinner = f.add_pinner();
-    pinner.use_faults();
-    REQUIRE(pinner.pin().ok());
-    pinner.store(2);
-    pinner.store(9);
-    REQUIRE(pinner.fault(4, PinAccess::load).ok());
-    for (const PinAccess access : {PinAccess::load, PinAccess::store}) {
-      CHECK(pinner.fault(5, access).error() == Error::pin_limit_per_user);
-    }
-    CHECK(f.inode->mapping.pinned_count() == 3);
-    CHECK(f.inode->mapping.dirty_count() <= 2);
-    pinner.store(4);
-
-    Pinner beside(f.sim, f.inode, {FileBlock(0), FileBlock(1)}, f.history);
-    Pinner across(f.sim, f.inode, {FileBlock(9), FileBlock(11)}, f.history);
-    f.sim.files().pins.bytes_max_per_user = 100 * kPageBytes;
-    CHECK(across.pin().error() == Error::too_busy);
-    REQUIRE(beside.pin().ok());
-    Pinner mapped(f.sim, f.inode, {FileBlock(0), FileBlock(2)}, f.history);
-    mapped.use_faults();
-    CHECK(mapped.pin().error() == Error::too_busy);
-    REQUIRE(beside.unpin().ok());
-    REQUIRE(pinner.unpin().ok());
-    CHECK(f.sim.files().pins.stats().pinned_pages == 0);
-    f.require_read(f.history.now());
-  });
-}
-
-TEST_CASE("a mapped range that nobody has touched ends after the other pins of its user") {
-  for_each_seed(2, [](const TestSeed& seed) {
-    PinnableFile f(seed);
-    Pinner untouched(f.sim, f.inode, {FileBlock(4), FileBlock(8)}, f.history);
-    untouched.use_faults();
-    REQUIRE(untouched.pin().ok());
-    Pinner other(f.sim, f.inode, {FileBlock(0), FileBlock(4)}, f.history);
-    REQUIRE(other.pin().ok());
-    REQUIRE(other.unpin().ok());
-    REQUIRE(untouched.unpin().ok());
-    CHECK(f.sim.files().pins.all().empty());
-    Pinner later(f.sim, f.inode, kRange, f.history);
-    REQUIRE(later.pin().ok());
-    REQUIRE(later.unpin().ok());
-  });
-}
-
-TEST_CASE("the end of a mapped pin: what is dirty is an ordinary page, the memory is let go") {
-  for_each_meeting(4, [](Meeting& m) {
-    m.require_fsync();
-    m.pinner->store(3);
-    m.pinner->store(8);
-    const std::weak_ptr<AlignedBuffer> frames = m.pinner->frames();
-    Ref<Pin> pin(&m.pinner->pinned());
-    REQUIRE(m.pinner->unpin().ok());
-    CHECK(m.inode->mapping.pinned_count() == 0);
-    CHECK(m.inode->mapping.dirty_count() <= 2);
-    m.require_read(m.history.now());
-    auto stash = std::make_unique<PinFaultStash>();
-    bool granted = false;
-    const Result<void> late = m.sim.world().run([&] {
-      return fault_pinned(
-          m.sim.files(), *pin, FileBlock(3), PinAccess::store, [&] { granted = true; }, *stash);
-    });
-    CHECK(late.error() == Error::bad_address);
-    CHECK_FALSE(granted);
-    m.sim.world().inside([&] {
-      stash.reset();
-      pin.reset();
-    });
-    m.pinner.reset();
-    CHECK(frames.expired());
-    settle(m.sim);
-    m.require_read(m.history.now());
-  });
-}
-
 // Such loads hold nothing, and ask for nothing that who cuts has.
 TEST_CASE("pages that may be stored into are cut and cleaned while others are granted loads") {
-  for_each_meeting(12, [](Meeting& m) {
+  for_each_mapped(12, [](Meeting& m) {
     bool ends = false;
     int running = 0;
     for (uint64_t page = 6; page < 10; ++page) {
@@ -398,36 +313,6 @@ TEST_CASE("pages that may be stored into are cut and cleaned while others are gr
     ends = true;
     m.sim.world().run_until([&] { return running == 0; });
     m.pinner->forget();
-  });
-}
-
-TEST_CASE("an end that comes while faults are under way leaves none of them with a page") {
-  for_each_meeting(8, [](Meeting& m) {
-    m.require_fsync();
-    m.sim.world().inside([&] { m.sim.volume().cache().drop_clean(m.inode->mapping, kWholeFile); });
-    auto ended = std::make_shared<int>(0);
-    for (uint64_t page = 2; page < 10; ++page) {
-      auto stash = std::make_shared<PinFaultStash>();
-      m.sim.world().spawn(
-          [&m, page, stash]() -> Attempt<void> {
-            const Attempt<void> faulted = fault_pinned(
-                m.sim.files(), m.pinner->pinned(), FileBlock(page), PinAccess::store, [] {},
-                *stash);
-            if (faulted.must_restart()) return faulted;
-            if (faulted.failed()) CHECK(faulted.error() == Error::bad_address);
-            return {};
-          },
-          [ended](Result<void>) { ++*ended; });
-    }
-    Ref<Pin> pin(&m.pinner->pinned());
-    REQUIRE(m.sim.world().run([&] { return end_pin(m.sim.files(), *pin); }).ok());
-    m.sim.world().run_until([&] { return *ended == 8; });
-    CHECK(m.inode->mapping.pinned_count() == 0);
-    CHECK(m.sim.files().pins.all().empty());
-    m.sim.world().inside([&] { pin.reset(); });
-    m.pinner->forget();
-    settle(m.sim);
-    m.require_read(m.history.durable());
   });
 }
 
@@ -481,27 +366,6 @@ TEST_CASE("mapped pages are not reclaimed, and a sparse mapping of a large file 
     REQUIRE(pinner.unpin().ok());
     settle(f.sim);
     f.require_read(f.history.now());
-  });
-}
-
-TEST_CASE("an unlinked file whose pages are mapped lives until the pin ends") {
-  for_each_meeting(2, [](Meeting& m) {
-    NamespaceStash stash;
-    REQUIRE(m.sim.world()
-                .run([&] { return m.sim.volume().names().unlink(kRootInode, "file", stash); })
-                .ok());
-    m.sim.world().inside([&] { m.sim.volume().release_inode(m.inode->ino); });
-    m.stores_during([&] {
-      m.sim.world().run_for(5 * kNsPerSecond);
-      m.require_fsync();
-    });
-    m.require_read(m.history.durable());
-    REQUIRE(m.sim.sync().ok());
-    const uint64_t before = m.sim.volume().space().stats().available_blocks;
-    m.sim.world().inside([&] { m.inode.reset(); });
-    REQUIRE(m.pinner->unpin().ok());
-    m.sim.world().run_for(10 * kNsPerSecond);
-    CHECK(m.sim.volume().space().stats().available_blocks >= before + kPages);
   });
 }
 

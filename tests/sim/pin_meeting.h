@@ -62,4 +62,11 @@ struct Meeting : PinnableFile {
   }
 };
 
+inline void for_each_mapped(uint64_t seeds, const std::function<void(Meeting&)>& body) {
+  for_each_seed(seeds, [&](const TestSeed& seed) {
+    Meeting meeting(seed, {}, Held::mapped);
+    body(meeting);
+  });
+}
+
 }  // namespace fusefs
