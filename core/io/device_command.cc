@@ -83,25 +83,32 @@ void DeviceRing::aim(io_uring_sqe& entry) const {
   }
 }
 
-// The memory of the command's remaining bytes: one piece as the result, more in `vectors`.
+// The memory of the command's remaining bytes.
 iovec DeviceRing::gather(Command& command) {
-  uint64_t skip = command.begin + command.done;
-  uint64_t wanted = command.len - command.done;
-  command.vectors.clear();
+  return gather(command.request->io, command.begin + command.done, command.len - command.done,
+                command.vectors);
+}
+
+// The memory of `len` bytes of a request: one piece as the result, more in `vectors`.
+iovec DeviceRing::gather(const IoRequest& io, uint64_t begin, uint64_t len,
+                         std::vector<iovec>& vectors) {
+  uint64_t skip = begin;
+  uint64_t wanted = len;
+  vectors.clear();
   iovec piece = {};
-  for (const iovec& memory : command.request->io.buffers) {
+  for (const iovec& memory : io.buffers) {
     if (skip >= memory.iov_len) {
       skip -= memory.iov_len;
       continue;
     }
-    const uint64_t len = std::min(wanted, memory.iov_len - skip);
-    if (piece.iov_len != 0) command.vectors.push_back(piece);
-    piece = {static_cast<char*>(memory.iov_base) + skip, len};
+    const uint64_t taken = std::min(wanted, memory.iov_len - skip);
+    if (piece.iov_len != 0) vectors.push_back(piece);
+    piece = {static_cast<char*>(memory.iov_base) + skip, taken};
     skip = 0;
-    wanted -= len;
-    if (wanted == 0 || command.vectors.size() + 1 == IOV_MAX) break;
+    wanted -= taken;
+    if (wanted == 0 || vectors.size() + 1 == IOV_MAX) break;
   }
-  if (!command.vectors.empty()) command.vectors.push_back(piece);
+  if (!vectors.empty()) vectors.push_back(piece);
   return piece;
 }
 
@@ -234,22 +241,51 @@ bool DeviceRing::try_another_way(Command& command, int error) {
 
 // As the ring would: a count, or a negative errno.
 int32_t DeviceRing::call(Command& command) {
-  if (device_.volatile_cache_) return static_cast<int32_t>(call_volatile(command));
-  const IoRequest& io = command.request->io;
-  const int fd = device_.probed_.fd.get();
-  ssize_t result = 0;
-  if (io.kind == IoKind::flush) {
-    result = ::fdatasync(fd);
+  int64_t result = 0;
+  if (device_.volatile_cache_) {
+    result = call_volatile(command);
+  } else if (command.request->io.kind == IoKind::flush) {
+    result = ::fdatasync(device_.probed_.fd.get()) == 0 ? 0 : -errno;
   } else {
-    const iovec single = gather(command);
-    const iovec* vectors = command.vectors.empty() ? &single : command.vectors.data();
-    const int count = command.vectors.empty() ? 1 : static_cast<int>(command.vectors.size());
-    const auto addr = static_cast<off_t>(io.addr + command.begin + command.done);
-    const int flags = io.fua && device_.geometry().has_volatile_cache ? RWF_DSYNC : 0;
-    result = io.kind == IoKind::read ? ::preadv2(fd, vectors, count, addr, flags)
-                                     : ::pwritev2(fd, vectors, count, addr, flags);
+    result = call_transfer(command);
   }
-  return static_cast<int32_t>(result < 0 ? -errno : result);
+  return static_cast<int32_t>(result);
+}
+
+int64_t DeviceRing::call_transfer(Command& command) {
+  class SystemCalls final : public TransferHelpers::Transfer {
+   public:
+    SystemCalls(int fd, const IoRequest& io, uint64_t begin, int flags)
+        : fd_(fd), io_(io), begin_(begin), flags_(flags) {}
+    int64_t move(uint64_t begin, uint64_t len) override {
+      std::vector<iovec> vectors;
+      const iovec single = gather(io_, begin_ + begin, len, vectors);
+      const iovec* const memory = vectors.empty() ? &single : vectors.data();
+      const int count = vectors.empty() ? 1 : static_cast<int>(vectors.size());
+      const auto addr = static_cast<off_t>(io_.addr + begin_ + begin);
+      const ssize_t result = io_.kind == IoKind::read
+                                 ? ::preadv2(fd_, memory, count, addr, flags_)
+                                 : ::pwritev2(fd_, memory, count, addr, flags_);
+      return result < 0 ? -errno : result;
+    }
+
+   private:
+    const int fd_;
+    const IoRequest& io_;
+    const uint64_t begin_;
+    const int flags_;
+  };
+
+  const IoRequest& io = command.request->io;
+  const DeviceGeometry& geometry = device_.geometry();
+  const int flags = io.fua && geometry.has_volatile_cache ? RWF_DSYNC : 0;
+  SystemCalls calls(device_.probed_.fd.get(), io, command.begin + command.done, flags);
+  const uint64_t len = command.len - command.done;
+  // Two writes of one file would wait for one another.
+  if (io.kind == IoKind::write && !geometry.is_block_device) return calls.move(0, len);
+  const TransferHelpers::Outcome outcome = device_.helpers_.run(calls, len);
+  if (outcome.helped) command.request->was_helped = true;
+  return outcome.result;
 }
 
 int64_t DeviceRing::call_volatile(Command& command) {

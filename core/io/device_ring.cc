@@ -110,7 +110,7 @@ void DeviceRing::queue(IoRequest io, const Ref<IoTicket>& ticket) {
   owned->io = std::move(io);
   owned->ticket = ticket;
   owned->start_ns = owned->end_ns = device_.clock_.monotonic_ns();
-  owned->used_fixed = false;
+  owned->used_fixed = owned->was_helped = false;
   owned->command_count = 0;
   owned->result = judge(owned->io);
   ticket->begin_one();
@@ -168,6 +168,7 @@ void DeviceRing::complete() {
                          request->end_ns - request->start_ns);
     if (io.kind == IoKind::write && io.fua) ++stats.fua_count;
     if (request->used_fixed) ++stats.fixed_count;
+    if (request->was_helped) ++stats.helped_count;
     if (request->command_count > 1) ++stats.split_count;
     device_.count_completed(io.kind);
     request->ticket->complete_one(request->result);

@@ -14,8 +14,9 @@
 //   (1) A request is in flight from queue() until complete() has told its ticket.
 //   (2) Commands that find no room in the ring wait in the backlog, first in, first out.
 //   (3) With a device that is memory, transfers and flushes go to `direct_` instead of the ring and
-//       are done by system calls in wait() and poll(), a bounded amount at a time. With a
-//       VolatileCache everything goes there, and from there to it.
+//       are done by system calls in wait() and poll(), a bounded amount at a time, large ones with
+//       the device's helpers (transfer_helpers.h). With a VolatileCache everything goes there, and
+//       from there to it.
 //
 // Created, used and destroyed by one thread; nothing here is locked.
 #pragma once
@@ -93,6 +94,7 @@ class DeviceRing {
     uint32_t command_count = 0;
     uint32_t commands_pending = 0;
     bool used_fixed = false;
+    bool was_helped = false;
     bool listed = false;  // in the device's WritesInFlight
     Result<void> result;
     std::vector<Command> commands;  // at least command_count; kept for the next request
@@ -111,6 +113,7 @@ class DeviceRing {
   void issue(Command& command);
   void issue_again(Command& command);
   int32_t call(Command& command);
+  int64_t call_transfer(Command& command);
   int64_t call_volatile(Command& command);
   Ring& ring_for(const Command& command);
   bool prepare(Command& command);
@@ -121,6 +124,8 @@ class DeviceRing {
   void aim(io_uring_sqe& entry) const;
   std::optional<uint16_t> region_of(const iovec& memory) const;
   static iovec gather(Command& command);
+  static iovec gather(const IoRequest& io, uint64_t begin, uint64_t len,
+                      std::vector<iovec>& vectors);
 
   void carry_on(Command& command, int32_t res);
   bool try_another_way(Command& command, int error);

@@ -22,9 +22,10 @@ struct IoKindStats {
 
 struct DeviceStats {
   std::array<IoKindStats, kIoKindCount> kinds;
-  uint64_t fua_count = 0;    // writes that had to be durable by themselves
-  uint64_t fixed_count = 0;  // reads and writes from registered memory
-  uint64_t split_count = 0;  // requests that took more than one command
+  uint64_t fua_count = 0;     // writes that had to be durable by themselves
+  uint64_t fixed_count = 0;   // reads and writes from registered memory
+  uint64_t split_count = 0;   // requests that took more than one command
+  uint64_t helped_count = 0;  // transfers that several threads took part in
   uint32_t in_flight = 0;
   uint32_t in_flight_max = 0;
 

@@ -296,6 +296,7 @@ constexpr StatEntry kDevice[] = {
     {"device.fua_count", integer, counter, "writes durable by themselves"},
     {"device.fixed_count", integer, counter, "reads and writes of registered memory"},
     {"device.split_count", integer, counter, "requests that took several commands"},
+    {"device.helped_count", integer, counter, "transfers that several threads took part in"},
     {"device.in_flight", integer, gauge, "requests under way"},
     {"device.in_flight_max", integer, gauge, "most of them at a time"},
 };

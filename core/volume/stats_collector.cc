@@ -363,6 +363,7 @@ Json device_section(const StatsInput& input) {
     json["fua_count"] = stats->fua_count;
     json["fixed_count"] = stats->fixed_count;
     json["split_count"] = stats->split_count;
+    json["helped_count"] = stats->helped_count;
     json["in_flight"] = stats->in_flight;
     json["in_flight_max"] = stats->in_flight_max;
   }
