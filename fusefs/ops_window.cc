@@ -107,6 +107,9 @@ PinRequest pin_request(FuseOperation& op, const WindowHolder& holder) {
   request.kill_suid = !op.from_root();
   request.frames = window.memory->frames();
   request.frames_owner = window.memory;
+  request.prepare = [memory = window.memory, first = window.range.first](FileRange pages) {
+    memory->make_huge(block_bytes(pages.first - first), block_bytes(pages.end - first));
+  };
   return request;
 }
 

@@ -3,26 +3,17 @@
 #include <sys/mman.h>
 
 #include "core/base/check.h"
+#include "fusefs/huge_pages.h"
 
 namespace fusefs {
 namespace {
 
-constexpr size_t kHugePageBytes = size_t{2} << 20;
-
-constexpr size_t round_up(size_t len, size_t unit) { return (len + unit - 1) / unit * unit; }
-
-// `len` is a multiple of kHugePageBytes, and so is the address.
+// `len` is a multiple of kHugePageBytes.
 Bytes map_region(size_t len) {
-  void* mapped = mmap(nullptr, len + kHugePageBytes, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  CHECK_MSG(mapped != MAP_FAILED, "no memory for request buffers");
-  auto* const all = static_cast<std::byte*>(mapped);
-  const size_t skip =
-      round_up(reinterpret_cast<uintptr_t>(all), kHugePageBytes) - reinterpret_cast<uintptr_t>(all);
-  if (skip != 0) munmap(all, skip);
-  if (skip != kHugePageBytes) munmap(all + skip + len, kHugePageBytes - skip);
-  madvise(all + skip, len, MADV_HUGEPAGE);  // slower without
-  return {all + skip, len};
+  std::byte* const region = map_at_huge_page(len, -1);
+  CHECK_MSG(region != nullptr, "no memory for request buffers");
+  madvise(region, len, MADV_HUGEPAGE);  // slower without
+  return {region, len};
 }
 
 }  // namespace

@@ -5,8 +5,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <string>
+
+#include "fusefs/huge_pages.h"
 
 namespace fusefs {
 namespace {
@@ -53,14 +56,23 @@ Result<void> WindowMemory::make(bool backed) {
       fchmod(writer_.get(), 0) != 0) {
     return memory_error();
   }
-  void* mapped = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, writer_.get(), 0);
-  if (mapped == MAP_FAILED) return memory_error();
-  frames_ = static_cast<std::byte*>(mapped);
+  frames_ = map_at_huge_page(bytes_, writer_.get());
+  if (frames_ == nullptr) return memory_error();
   (void)madvise(frames_, bytes_, MADV_DONTDUMP);
   if (!backed) return {};
   const Result<uint32_t> backing = channel_.open_backing(writer_.get());
   if (backing.ok()) backing_ = backing.value();
   return {};
+}
+
+void WindowMemory::make_huge(size_t begin, size_t end) {
+  const std::lock_guard lock(mutex_);
+  size_t at = std::max(tried_end_, round_up(begin, kHugePageBytes));
+  for (; !refused_ && at + kHugePageBytes <= end; at += kHugePageBytes) {
+    refused_ = !make_huge_page(frames_ + at);
+    if (!refused_) huge_bytes_ += kHugePageBytes;
+  }
+  tried_end_ = std::max(tried_end_, at);
 }
 
 WindowMemory::~WindowMemory() {

@@ -4,12 +4,16 @@
 // a descriptor for reading and writing, or one for reading, which cannot be made more: the file has
 // no permission bits, so that opening it again through /proc takes its owner, who is the daemon.
 //
-// Made and destroyed without the monitor: both take system calls, the latter also time.
+// Made and destroyed without the monitor: both take system calls, the latter also time. Where it is
+// filled anyhow it is made of huge pages, as far as it has room for them and the kernel has any: a
+// device takes few pieces of memory in one request, and each huge page is one.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 
 #include "core/io/device_probe.h"
 #include "fusefs/channel.h"
@@ -32,6 +36,11 @@ class WindowMemory {
   // The kernel's number of it (Channel::open_backing()); 0: none.
   uint32_t backing() const { return backing_; }
 
+  // Makes huge pages of the part [begin, end), which is about to be filled. Each byte once: what has
+  // been filled is left as it is. Any thread, without the monitor.
+  void make_huge(size_t begin, size_t end);
+  size_t huge_bytes() const { return huge_bytes_; }
+
  private:
   WindowMemory(Channel& channel, size_t bytes) : channel_(channel), bytes_(bytes) {}
   Result<void> make(bool backed);
@@ -42,6 +51,11 @@ class WindowMemory {
   OwnedFd reader_;
   std::byte* frames_ = nullptr;
   uint32_t backing_ = 0;
+
+  std::mutex mutex_;
+  size_t tried_end_ = 0;  // huge pages
+  bool refused_ = false;  // by the kernel: there are no more
+  std::atomic<size_t> huge_bytes_ = 0;
 };
 
 }  // namespace fusefs

@@ -244,8 +244,11 @@ std::vector<Windows::ByteRange> Windows::stored_ranges(InodeNo ino) const {
 const WindowStats& Windows::stats() {
   stats_.open = windows_.size();
   stats_.holders = holders_.size();
-  stats_.memory_bytes = 0;
-  for (const auto& [ino, window] : windows_) stats_.memory_bytes += window->len();
+  stats_.memory_bytes = stats_.huge_bytes = 0;
+  for (const auto& [ino, window] : windows_) {
+    stats_.memory_bytes += window->len();
+    if (window->memory) stats_.huge_bytes += window->memory->huge_bytes();
+  }
   return stats_;
 }
 

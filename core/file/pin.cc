@@ -316,6 +316,14 @@ Attempt<void> clear_pinned_tail(FileContext& context, Inode& inode, const PinReq
   return cleared;
 }
 
+Attempt<void> prepare_next(const Pin& pin, const PinRequest& request, PinStash& stash) {
+  const FileBlock prepared_end = pin.range.first + stash.prepared_count;
+  if (!request.prepare || pin.pinned_end() < prepared_end) return {};
+  stash.prepared_count = stash.prepared_count + kPreparePages;
+  const FileRange next{prepared_end, std::min(prepared_end + kPreparePages, pin.range.end)};
+  return restart_after_outside([prepare = request.prepare, next] { prepare(next); });
+}
+
 }  // namespace
 
 Attempt<Ref<Pin>> begin_pin(FileContext& context, Inode& inode, const PinRequest& request,
@@ -332,6 +340,7 @@ Attempt<Ref<Pin>> begin_pin(FileContext& context, Inode& inode, const PinRequest
   }
   Pinning pinning(context, inode, *stash.pin);
   while (!stash.error && !pinning.done()) {
+    ATTEMPT_OK(prepare_next(*stash.pin, request, stash));
     const Attempt<void> batch = pinning.pin_batch(request, stash.fault);
     if (batch.must_restart()) return batch.restart();
     if (batch.failed()) stash.error = batch.error();

@@ -42,6 +42,9 @@ struct PinRequest {
   // long as anybody uses one of them. Null: in the page cache.
   std::byte* frames = nullptr;
   std::shared_ptr<void> frames_owner;
+  // Makes ready the memory of the pages that come next, of at most kPreparePages. Called without
+  // the monitor, not for kind mapped, and more than once for a page if others prepare it as well.
+  std::function<void(FileRange)> prepare = {};
   // Of kind mapped, which needs frames as well: takes the right to store from everybody who maps
   // pages of the range, and returns when it is gone. Called without the monitor, also for pages
   // that nobody may store into. It may last as long as it likes (late_rights.h). Lives
@@ -50,13 +53,17 @@ struct PinRequest {
   bool stores = true;  // of kind mapped: whether anybody may store at all
 };
 
+// A huge page.
+inline constexpr BlockCount kPreparePages{512};
+
 struct PinStash {
   NamespaceStash names;
   bool checked = false;
   TailStash tail;
   FaultStash fault;
-  Ref<Pin> pin;                // begun
-  std::optional<Error> error;  // what has been pinned is being given back
+  Ref<Pin> pin;                 // begun
+  BlockCount prepared_count{};  // pages
+  std::optional<Error> error;   // what has been pinned is being given back
 };
 
 // Pins the range. A page may be pinned many times, but its frame is the one it has: with `frames`,

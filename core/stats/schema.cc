@@ -185,6 +185,7 @@ constexpr StatEntry kWindows[] = {
     {"windows.open", integer, gauge, "windows that there are"},
     {"windows.holders", integer, gauge, "who holds them: a window may have several"},
     {"windows.memory_bytes", integer, gauge, "memory of them"},
+    {"windows.huge_bytes", integer, gauge, "of it in huge pages that the daemon made"},
     {"windows.connections", integer, gauge, "connections to the socket"},
     {"windows.opened_count", integer, counter, "times a window was opened"},
     {"windows.refused_count", integer, counter, "times it was refused"},

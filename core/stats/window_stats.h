@@ -12,6 +12,7 @@ struct WindowStats {
   uint64_t open = 0;          // now
   uint64_t holders = 0;       // of these
   uint64_t memory_bytes = 0;  // of these
+  uint64_t huge_bytes = 0;    // of these
   uint64_t connections = 0;   // to the socket
   uint64_t opened_count = 0;  // times somebody became a holder
   uint64_t refused_count = 0;

@@ -212,6 +212,7 @@ Json windows_section(const WindowStats& windows) {
   json["open"] = windows.open;
   json["holders"] = windows.holders;
   json["memory_bytes"] = windows.memory_bytes;
+  json["huge_bytes"] = windows.huge_bytes;
   json["connections"] = windows.connections;
   json["opened_count"] = windows.opened_count;
   json["refused_count"] = windows.refused_count;
