@@ -4,12 +4,15 @@
 //   bench_window_io prepare FILE MIB CONTENT
 //       makes it, written and durable
 //       CONTENT  noise; half: of each page one half is noise, the other zeroes; zeroes
-//   bench_window_io DIRECTION HOW SOURCE TARGET MIB PIECE-KIB SECONDS THREADS
+//   bench_window_io DIRECTION HOW SOURCE TARGET MIB PIECE-KIB MEMORY-MIB SECONDS THREADS
 //       DIRECTION  read (SOURCE to memory), write (memory, filled from SOURCE, to TARGET), copy
 //       HOW        window (fusefs_io, a pinned window), mapped (the same, a mapped one), buffered
-//                  (pread and pwrite, an fdatasync with each pass), direct (O_DIRECT, also of
-//                  devices); window-huge, direct-huge: the same with memory made of huge pages
+//                  (pread and pwrite, an fdatasync with each pass), cold (the same of files that the
+//                  kernel does not have in its cache), direct (O_DIRECT, also of
+//                  devices); window-huge, direct-huge, ...: the same with memory made of huge pages
+//                  by the program (pinned windows of 2 MiB or more consist of them anyhow)
 //       MIB        of each; if SOURCE is TARGET, half of that, the first and the second
+//       MEMORY-MIB of each thread, of which piece after piece is used
 //       THREADS    have parts of both, and memory of their own
 //
 // The memory is a memfd in any case: a window is one. Prints `MiB/s median-us`, the latter
@@ -84,7 +87,10 @@ struct Plan {
   bool huge = false;
 
   bool by_window() const { return how == "window" || how == "mapped"; }
-  size_t memory_bytes() const { return huge ? std::max(piece, kHugeBytes) : piece; }
+  size_t memory = 0;
+  size_t memory_bytes() const {
+    return std::max({piece, huge ? kHugeBytes : 0, memory / piece * piece});
+  }
 };
 
 struct File {
@@ -111,7 +117,9 @@ class Mover {
     to_ = from_ + (same ? bytes : 0);
     make_memory(number);
     if (plan.huge) make_huge();
-    get(0);  // what is written is of the same kind as what is read
+    // What is written is of the same kind as what is read.
+    for (size_t pos = 0; pos < std::min(plan.memory_bytes(), part_bytes_); pos += plan.piece)
+      get(pos);
   }
   ~Mover() {
     if (!window_path_.empty()) unlink(window_path_.c_str());
@@ -119,6 +127,7 @@ class Mover {
 
   void run(const std::atomic<bool>& stop) {
     while (!stop) {
+      if (plan_.how == "cold") forget();
       for (size_t pos = 0; pos < part_bytes_ && !stop; pos += plan_.piece) {
         const auto begun = Clock::now();
         if (plan_.reads) get(pos);
@@ -126,13 +135,20 @@ class Mover {
         times_.push_back(us_since(begun));
       }
       // Pages that are dirty count when they are written.
-      if (plan_.writes && plan_.how == "buffered" && fdatasync(target_.fd) != 0) die("fdatasync");
+      const bool dirties = plan_.how == "buffered" || plan_.how == "cold";
+      if (plan_.writes && dirties && fdatasync(target_.fd) != 0) die("fdatasync");
     }
   }
 
   const std::vector<double>& times() const { return times_; }
 
  private:
+  void forget() const {
+    for (const int fd : {source_.fd, target_.fd}) {
+      if (posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED) != 0) die("posix_fadvise");
+    }
+  }
+
   void make_memory(size_t number) {
     if (plan_.by_window()) {
       window_path_ = plan_.target + ".window" + std::to_string(number);
@@ -160,23 +176,27 @@ class Mover {
 
   void make_huge() const {
     constexpr int kCollapse = 25;  // MADV_COLLAPSE, of newer headers
-    memory_[0] = 1;                // not where nothing is
+    // Not where nothing is.
+    for (size_t at = 0; at < plan_.memory_bytes(); at += kHugeBytes) memory_[at] = 1;
     if (madvise(memory_, plan_.memory_bytes() / kHugeBytes * kHugeBytes, kCollapse) != 0) {
       die("huge pages");
     }
   }
 
+  char* memory_at(size_t pos) const { return memory_ + pos % plan_.memory_bytes(); }
+
   void get(size_t pos) const {
     const auto at = static_cast<off_t>(from_ + pos);
-    const ssize_t got = plan_.by_window() ? fusefs_io(memory_, plan_.piece, source_.fd, at, 0)
-                                          : pread(source_.fd, memory_, plan_.piece, at);
+    const ssize_t got = plan_.by_window()
+                            ? fusefs_io(memory_at(pos), plan_.piece, source_.fd, at, 0)
+                            : pread(source_.fd, memory_at(pos), plan_.piece, at);
     if (got != static_cast<ssize_t>(plan_.piece)) die("reading");
   }
   void put(size_t pos) const {
     const auto at = static_cast<off_t>(to_ + pos);
     const ssize_t put = plan_.by_window()
-                            ? fusefs_io(memory_, plan_.piece, target_.fd, at, FUSEFS_WRITE)
-                            : pwrite(target_.fd, memory_, plan_.piece, at);
+                            ? fusefs_io(memory_at(pos), plan_.piece, target_.fd, at, FUSEFS_WRITE)
+                            : pwrite(target_.fd, memory_at(pos), plan_.piece, at);
     if (put != static_cast<ssize_t>(plan_.piece)) die("writing");
   }
 
@@ -224,7 +244,7 @@ int main(int argc, char** argv) {
     prepare(words[1], std::stoul(words[2]), words[3]);
     return 0;
   }
-  if (words.size() != 8) {
+  if (words.size() != 9) {
     std::fprintf(stderr, "bench_window_io: see the head of tests/bench/window_io.cc\n");
     return 2;
   }
@@ -238,8 +258,9 @@ int main(int argc, char** argv) {
   plan.target = words[3];
   plan.bytes = std::stoul(words[4]) << 20;
   plan.piece = std::stoul(words[5]) << 10;
-  plan.seconds = std::stod(words[6]);
-  plan.threads = std::stoul(words[7]);
+  plan.memory = std::stoul(words[6]) << 20;
+  plan.seconds = std::stod(words[7]);
+  plan.threads = std::stoul(words[8]);
   run(plan);
   return 0;
 }
