@@ -143,7 +143,7 @@ Attempt<void> share_segment(FileContext& context, const Ends& ends, CopyStash& s
   }
   const FileRange source = source_range();
   const FileBlock target = file_block_at(ends.to_pos);
-  ATTEMPT_OK(drop_folios(context, ends.to, file_range(target, source.count())));
+  ATTEMPT_OK(await_folios(ends.to, file_range(target, source.count())));
   const Sharing sharing{source, target, ends.to_pos + stash.segment_len, true};
   ATTEMPT_OK(
       share_blocks(context, ends.from, ends.to, sharing, stash.cursor, stash.names, stash.pinned));

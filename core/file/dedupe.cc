@@ -193,7 +193,7 @@ Attempt<void> share_piece(FileContext& context, const Ends& ends, DedupeStash& s
     const Pair& pair = stash.pairs[stash.next_pair];
     if (!pair.to_mapped) continue;
     stash.cursor = std::max(stash.cursor, pair.source.first);
-    ATTEMPT_OK(drop_folios(context, ends.to, file_range(pair.target, pair.source.count())));
+    ATTEMPT_OK(await_folios(ends.to, file_range(pair.target, pair.source.count())));
     const Sharing sharing{pair.source, pair.target, 0, false};
     // Not an ATTEMPT: what it has shared is counted once.
     const Attempt<void> shared =

@@ -67,6 +67,7 @@ Attempt<void> share_blocks(FileContext& context, Inode& from, Inode& to, const S
     txn.shows_data(context.write_cache.last_write());
     ATTEMPT_OK(txn.prepare());
     names.seq = txn.commit();
+    context.cache.discard(to.mapping, file_range(at, change.done - cursor));
     const uint64_t disk_size = attr.size;
     if (memory_size > to.attr.size) grow_over_pins(context, to, file_pos(at), memory_size);
     pinned.shared(context, from, {cursor, change.done}, to, at);

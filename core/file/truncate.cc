@@ -165,7 +165,7 @@ bool hopeless(const FileContext& context, const Inode& inode, FileRange range) {
 
 }  // namespace
 
-Attempt<void> drop_folios(FileContext& context, Inode& inode, FileRange range) {
+Attempt<void> await_folios(Inode& inode, FileRange range) {
   FolioRef folio = inode.mapping.at_or_after(range.first);
   while (folio && folio->index < range.end) {
     if (folio->locked && !folio->reading)
@@ -173,6 +173,11 @@ Attempt<void> drop_folios(FileContext& context, Inode& inode, FileRange range) {
     if (folio->writeback) return restart_after(folio->changed, RestartReason::writeback);
     folio = inode.mapping.at_or_after(folio->index + BlockCount(1));
   }
+  return {};
+}
+
+Attempt<void> drop_folios(FileContext& context, Inode& inode, FileRange range) {
+  ATTEMPT_OK(await_folios(inode, range));
   context.cache.discard(inode.mapping, range);
   return {};
 }

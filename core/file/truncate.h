@@ -59,7 +59,10 @@ Attempt<uint64_t> seek_hole(FileContext& context, Inode& inode, uint64_t pos, No
 // beyond the size, then the orphan item.
 Attempt<void> finish_truncate(FileContext& context, Inode& inode, ShapeStash& stash);
 
-// Drops the folios of `range`, dirty or not, also those that are being read: who reads them starts
+// Waits until no folio of `range` is being copied into or written. Requires the blocker state, alone.
+//   Restarts  folio_locked, writeback
+Attempt<void> await_folios(Inode& inode, FileRange range);
+// And drops the folios of `range`, dirty or not, also those that are being read: who reads them starts
 // over. Pinned ones stay, unlocked and not under writeback. Requires the blocker state, alone:
 // nobody adds any.
 //   Restarts  folio_locked, writeback

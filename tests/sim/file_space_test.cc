@@ -219,6 +219,42 @@ TEST_CASE("the reserve for mapped pages ends, and is refilled before others get 
   });
 }
 
+TEST_CASE("a clone that finds no space leaves what has been written to its target") {
+  for_each_seed(2, [](const TestSeed& seed) {
+    SimVolume sim(seed, kSmallVolume);
+    Random random = sim.world().random().fork();
+    InodeRef source = sim.create("source");
+    InodeRef target = sim.create("target");
+    Content model = random_bytes(random, 100'000);
+    REQUIRE(sim.write(*source, 0, random_bytes(random, 100'000), How::direct).ok());
+    REQUIRE(sim.write(*target, 0, model, How::direct).ok());
+    InodeRef filler = sim.create("filler");
+    fill(sim, *filler);
+    REQUIRE(sim.sync().ok());
+    fill(sim, *filler);
+    // Over its own blocks: it takes none.
+    const Content data = random_bytes(random, 50'000);
+    REQUIRE(sim.write(*target, 20'000, data, How::buffered).ok());
+    put(model, 20'000, data);
+    const Result<uint64_t> cloned = sim.clone(*source, 0, *target, 0, 100'000);
+    REQUIRE_FALSE(cloned.ok());
+    CHECK(cloned.error() == Error::no_space);
+    CHECK(sim.read_all(*target) == model);
+    REQUIRE(sim.sync().ok());
+    CHECK(sim.read_all(*target) == model);
+    // With space it is done, and what was dirty goes.
+    REQUIRE(sim.truncate(*filler, 20 << 20).ok());
+    REQUIRE(sim.sync().ok());
+    REQUIRE(sim.write(*target, 30'000, data, How::buffered).ok());
+    REQUIRE(sim.clone(*source, 0, *target, 0, 100'000).ok());
+    CHECK(sim.read_all(*target) == sim.read_all(*source));
+    source.reset();
+    target.reset();
+    filler.reset();
+    (void)sim.unmount();
+  });
+}
+
 TEST_CASE("a small volume keeps a 16th of itself for mapped pages at most") {
   for_each_seed(1, [](const TestSeed& seed) {
     SimVolume sim(seed, kSmallVolume);
