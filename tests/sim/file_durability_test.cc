@@ -228,5 +228,26 @@ TEST_CASE("after a failed flush who needs one is told, and a batch or a checkpoi
   });
 }
 
+TEST_CASE("a sync that finds the flusher's write at the device tells when that fails") {
+  for_each_seed(8, [](const TestSeed& seed) {
+    SimVolume sim(seed);
+    Random random = sim.world().random().fork();
+    InodeRef inode = sim.create("file");
+    const Content data = random_bytes(random, 50'000);
+    REQUIRE(sim.write(*inode, 0, data, How::buffered).ok());
+    SimFault fault = sim.data_fault(IoKind::write);
+    fault.count = 1;
+    fault.delay_ns = 2 * kNsPerSecond;
+    sim.device().add_fault(fault);
+    REQUIRE(sim.world().run_until([&] { return inode->mapping.writeback_count() != 0; }));
+    CHECK(sim.sync().error() == Error::io_failed);
+    CHECK(inode->mapping.dirty_count() != 0);
+    REQUIRE(sim.sync().ok());
+    sim.world().inside([&] { inode.reset(); });
+    SimVolume again(seed, {}, sim.power_cut());
+    CHECK(again.read_all(*again.lookup("file")) == data);
+  });
+}
+
 }  // namespace
 }  // namespace fusefs

@@ -420,6 +420,8 @@ TEST_CASE("pages of the kernel's writeback that the device refuses stay in memor
     File file(sim, 8 * kBlockBytes);
     const SimDevice::FaultId id = sim.device().add_fault(sim.data_fault(IoKind::write));
     file.overwrite(sim, 2 * kBlockBytes, 3 * kBlockBytes, How::mapped);
+    // What the flusher has at the device already.
+    sim.world().run_until([&] { return file.inode->mapping.writeback_count() == 0; });
     CHECK(file.inode->mapping.dirty_count() == 3);
     sim.device().remove_fault(id);
     REQUIRE(sim.sync().ok());
