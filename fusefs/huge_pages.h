@@ -17,7 +17,7 @@ constexpr size_t round_up(size_t len, size_t unit) { return (len + unit - 1) / u
 std::byte* map_at_huge_page(size_t len, int fd);
 
 // Makes one huge page of the kHugePageBytes at `memory`, a multiple of that, whatever is there:
-// contents stay, what is missing is zeroes. False if the kernel would not.
+// contents stay, what is missing is zeroes. False if the kernel would not; errno says why.
 bool make_huge_page(std::byte* memory);
 
 }  // namespace fusefs

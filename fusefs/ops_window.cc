@@ -8,6 +8,7 @@
 
 #include "core/file/mapped_io.h"
 #include "fusefs/fusefs_ioctl.h"
+#include "fusefs/huge_pages.h"
 #include "fusefs/ioctl_answer.h"
 #include "fusefs/pins_text.h"
 #include "fusefs/range_refresh.h"
@@ -107,6 +108,8 @@ PinRequest pin_request(FuseOperation& op, const WindowHolder& holder) {
   request.kill_suid = !op.from_root();
   request.frames = window.memory->frames();
   request.frames_owner = window.memory;
+  static_assert(block_bytes(kPreparePages) % kHugePageBytes == 0);
+  if (window.len() < kHugePageBytes) return request;
   request.prepare = [memory = window.memory, first = window.range.first](FileRange pages) {
     memory->make_huge(block_bytes(pages.first - first), block_bytes(pages.end - first));
   };

@@ -69,8 +69,11 @@ void WindowMemory::make_huge(size_t begin, size_t end) {
   const std::lock_guard lock(mutex_);
   size_t at = std::max(tried_end_, round_up(begin, kHugePageBytes));
   for (; !refused_ && at + kHugePageBytes <= end; at += kHugePageBytes) {
-    refused_ = !make_huge_page(frames_ + at);
-    if (!refused_) huge_bytes_ += kHugePageBytes;
+    if (make_huge_page(frames_ + at)) {
+      huge_bytes_ += kHugePageBytes;
+    } else {
+      refused_ = errno != EAGAIN && errno != EBUSY;  // somebody uses one of the pages
+    }
   }
   tried_end_ = std::max(tried_end_, at);
 }

@@ -26,7 +26,7 @@ class Pinning {
   Pinning(FileContext& context, Inode& inode, Pin& pin)
       : context_(context), cache_(context.cache), inode_(inode), pin_(pin) {}
 
-  Attempt<void> pin_batch(const PinRequest& request, FaultStash& fault);
+  Attempt<void> pin_batch(const PinRequest& request, FileBlock end, FaultStash& fault);
   Attempt<void> unpin_batch();
   void begin_mapped(const PinRequest& request);
   Attempt<FolioRef> load(FileBlock index, FaultStash& fault);
@@ -36,8 +36,8 @@ class Pinning {
   bool empty() const { return pin_.folios_.empty() && pin_.mapped_.empty(); }
 
  private:
-  Attempt<void> pin_for_writing(const PinRequest& request, FaultStash& fault);
-  Attempt<void> pin_for_reading(const PinRequest& request, FaultStash& fault);
+  Attempt<void> pin_for_writing(const PinRequest& request, FileBlock end, FaultStash& fault);
+  Attempt<void> pin_for_reading(const PinRequest& request, FileBlock end, FaultStash& fault);
   Attempt<FolioRef> own_page(FileRange range, FaultStash& fault);
   Result<FolioRef> place(FolioRef folio, std::byte* frames, const std::shared_ptr<void>& owner);
   Result<FolioRef> map(FolioRef folio);
@@ -58,9 +58,11 @@ class Pinning {
 
 // ---- Beginning ----
 
-Attempt<void> Pinning::pin_batch(const PinRequest& request, FaultStash& fault) {
-  const Attempt<void> step =
-      is_storable() ? pin_for_writing(request, fault) : pin_for_reading(request, fault);
+// Pages before `end`, which is behind the first that is not pinned.
+Attempt<void> Pinning::pin_batch(const PinRequest& request, FileBlock end, FaultStash& fault) {
+  const FileBlock batch_end = std::min(pin_.pinned_end() + BlockCount(kBatchPages), end);
+  const Attempt<void> step = is_storable() ? pin_for_writing(request, batch_end, fault)
+                                           : pin_for_reading(request, batch_end, fault);
   if (!step.must_restart()) fault.reset();
   return step;
 }
@@ -82,9 +84,9 @@ void fill_blank(PageCache& cache, const FaultPage& page) {
   cache.mark_uptodate(*page.folio);
 }
 
-Attempt<void> Pinning::pin_for_writing(const PinRequest& request, FaultStash& fault) {
-  const FileBlock first = pin_.pinned_end();
-  const FileRange range{first, std::min(first + BlockCount(kBatchPages), pin_.range.end)};
+Attempt<void> Pinning::pin_for_writing(const PinRequest& request, FileBlock end,
+                                       FaultStash& fault) {
+  const FileRange range{pin_.pinned_end(), end};
   Attempt<std::vector<FaultPage>> pages = fault_for_write(context_, inode_, range, {}, fault);
   if (!pages.ok()) return Unfinished(pages);
   // Nothing restarts from here on.
@@ -120,9 +122,8 @@ Attempt<FolioRef> Pinning::own_page(FileRange range, FaultStash& fault) {
   return added;
 }
 
-Attempt<void> Pinning::pin_for_reading(const PinRequest& request, FaultStash& fault) {
-  const FileBlock first = pin_.pinned_end();
-  const FileBlock end = std::min(first + BlockCount(kBatchPages), pin_.range.end);
+Attempt<void> Pinning::pin_for_reading(const PinRequest& request, FileBlock end,
+                                       FaultStash& fault) {
   while (pin_.pinned_end() < end) {
     Attempt<FolioRef> found = own_page({pin_.pinned_end(), end}, fault);
     if (!found.ok()) return Unfinished(found);
@@ -316,11 +317,18 @@ Attempt<void> clear_pinned_tail(FileContext& context, Inode& inode, const PinReq
   return cleared;
 }
 
+// Where frames are not ready yet.
+FileBlock ready_end(const Pin& pin, const PinRequest& request, const PinStash& stash) {
+  if (!request.prepare) return pin.range.end;
+  return std::min(pin.range.first + stash.prepared_count, pin.range.end);
+}
+
+// No fault has begun then: each ends with the frames that are ready.
 Attempt<void> prepare_next(const Pin& pin, const PinRequest& request, PinStash& stash) {
-  const FileBlock prepared_end = pin.range.first + stash.prepared_count;
-  if (!request.prepare || pin.pinned_end() < prepared_end) return {};
+  const FileBlock first = ready_end(pin, request, stash);
+  if (pin.pinned_end() < first || first == pin.range.end) return {};
   stash.prepared_count = stash.prepared_count + kPreparePages;
-  const FileRange next{prepared_end, std::min(prepared_end + kPreparePages, pin.range.end)};
+  const FileRange next{first, ready_end(pin, request, stash)};
   return restart_after_outside([prepare = request.prepare, next] { prepare(next); });
 }
 
@@ -341,7 +349,8 @@ Attempt<Ref<Pin>> begin_pin(FileContext& context, Inode& inode, const PinRequest
   Pinning pinning(context, inode, *stash.pin);
   while (!stash.error && !pinning.done()) {
     ATTEMPT_OK(prepare_next(*stash.pin, request, stash));
-    const Attempt<void> batch = pinning.pin_batch(request, stash.fault);
+    const FileBlock end = ready_end(*stash.pin, request, stash);
+    const Attempt<void> batch = pinning.pin_batch(request, end, stash.fault);
     if (batch.must_restart()) return batch.restart();
     if (batch.failed()) stash.error = batch.error();
     note_progress();

@@ -69,7 +69,8 @@ struct PinStash {
 // Pins the range. A page may be pinned many times, but its frame is the one it has: with `frames`,
 // none of its pages may be pinned anywhere else. A mapped range overlaps no other pin at all.
 //   Returns   the pin; it goes on, also without references, until end_pin()
-//   Restarts  as fault(), writeback, folio_locked, again (others are let in between batches)
+//   Restarts  as fault(), writeback, folio_locked, outside, again (others are let in between
+//             batches)
 //   Errors    nothing is pinned: beyond_eof; too_busy (as above); pin_limit,
 //             pin_limit_per_user; no_memory (half of the page cache is promised to pins);
 //             invalid_argument, is_a_directory; no_space, read_only_volume, not_permitted (for

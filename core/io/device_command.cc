@@ -281,8 +281,9 @@ int64_t DeviceRing::call_transfer(Command& command) {
   const int flags = io.fua && geometry.has_volatile_cache ? RWF_DSYNC : 0;
   SystemCalls calls(device_.probed_.fd.get(), io, command.begin + command.done, flags);
   const uint64_t len = command.len - command.done;
-  // Two writes of one file would wait for one another.
-  if (io.kind == IoKind::write && !geometry.is_block_device) return calls.move(0, len);
+  // Two writes of one file would wait for one another, and each durable part is a flush.
+  const bool is_file_write = io.kind == IoKind::write && !geometry.is_block_device;
+  if (is_file_write || flags != 0) return calls.move(0, len);
   const TransferHelpers::Outcome outcome = device_.helpers_.run(calls, len);
   if (outcome.helped) command.request->was_helped = true;
   return outcome.result;

@@ -59,6 +59,7 @@ void TransferHelpers::start_threads() {
   started_ = true;
   const SignalsBlocked blocked;
   try {
+    threads_.reserve(thread_max_);
     while (threads_.size() < thread_max_) {
       threads_.emplace_back([this] { help(); });
       pthread_setname_np(threads_.back().native_handle(), "fusefs-copy");

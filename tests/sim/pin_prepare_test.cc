@@ -13,7 +13,7 @@ namespace fusefs {
 namespace {
 
 TEST_CASE("frames are made ready once, in order, and before a page comes to them") {
-  for_each_seed(2, [](const TestSeed& seed) {
+  for_each_seed(8, [](const TestSeed& seed) {
     constexpr FileRange kRange{FileBlock(1), FileBlock(1) + kPreparePages + BlockCount(20)};
     constexpr auto kUntouched = std::byte{0xee};
     SimVolumeOptions options;
