@@ -8,6 +8,7 @@ import fcntl, os, random, time
 from mounts import *
 
 SECTOR = 512  # what a power cut leaves whole
+LINES_MIN = 60  # in the log of each writer before the daemon dies
 
 
 def content(writer, number, length):
@@ -178,19 +179,13 @@ def start(function, writer, directory, log, seed):
     return child
 
 
-def wait_gone(pid):
-    while os.path.exists(f"/proc/{pid}") and open(f"/proc/{pid}/stat").read().split(") ")[1][0] != "Z":
-        time.sleep(0.005)
-
-
 def kill_daemon():
-    pid = daemon_pid()
-    os.kill(pid, signal.SIGKILL)
-    wait_gone(pid)
+    kill_and_wait(daemon_pid())
 
 
 def one_round(number, seconds, seed, writers=WRITERS):
-    """Starts the writers, kills the daemon, and leaves nothing mounted. Returns what to verify."""
+    """Starts the writers, kills the daemon when so much time has gone and each has promised
+    something, and leaves nothing mounted. Returns what to verify."""
     children, jobs = [], []
     for writer, (function, verify) in enumerate(writers):
         directory, log = f"{MNT}/{number}.{writer}", f"{SCRATCH}/log.{number}.{writer}"
@@ -201,6 +196,8 @@ def one_round(number, seconds, seed, writers=WRITERS):
     for (writer, directory, log, _), (function, _) in zip(jobs, writers):
         children.append(start(function, writer, directory, log, seed * 100 + number))
     time.sleep(seconds)
+    for _, _, log, verify in jobs:
+        wait_until(lambda: not verify or len(lines(log)) >= LINES_MIN, "promises in " + log)
     kill_daemon()
     # Before the dead mount goes: without it they would find no directory, rather than no daemon.
     statuses = [os.waitpid(child, 0)[1] for child in children]

@@ -13,6 +13,7 @@ SCRATCH=$(mktemp -d "${TMPDIR:-/tmp}/fusefs-test.XXXXXX")
 IMAGE=$SCRATCH/image
 MNT=$SCRATCH/mnt
 mkdir "$MNT"
+HANG=300  # seconds; what lasts longer will never end, however busy the machine is
 cases_failed=0
 devices=()
 

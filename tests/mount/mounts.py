@@ -7,7 +7,7 @@
 
 Each case prints one line: `ok SENTENCE`, `not ok SENTENCE` or `skip SENTENCE: why`.
 """
-import atexit, ctypes, errno, mmap, os, shutil, signal, stat, subprocess, sys, tempfile, traceback
+import atexit, ctypes, errno, fcntl, mmap, os, select, shutil, signal, stat, subprocess, sys, tempfile, time, traceback
 
 FUSEFS = os.environ["FUSEFS"]
 SCRATCH = tempfile.mkdtemp(prefix="fusefs-test.", dir=os.environ.get("TMPDIR", "/tmp"))
@@ -15,6 +15,7 @@ IMAGE, MNT = SCRATCH + "/image", SCRATCH + "/mnt"
 NOBODY = 65534
 OPTIONS = os.environ.get("FUSEFS_OPTIONS", "")  # mount options of every mount
 LONG = os.environ.get("FUSEFS_LONG") == "1"
+HANG = 300  # seconds; what lasts longer will never end, however busy the machine is
 libc = ctypes.CDLL(None, use_errno=True)
 _cases = []
 
@@ -56,6 +57,43 @@ def umount():
 def remount(options=""):
     umount()
     mount(options)
+
+
+def wait_until(condition, what, seconds=HANG):
+    """Returns the first value of condition() that is true."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError("never came: " + what)
+        time.sleep(0.01)
+
+
+def kill_and_wait(pid):
+    """Kills a daemon of IMAGE. Returns when the next can have it: the kernel takes the io_uring of a
+    dead process down, and with it the lock, some time after it has gone."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        os.kill(pid, signal.SIGKILL)
+        poller = select.poll()
+        poller.register(pidfd, select.POLLIN)
+        assert poller.poll(HANG * 1000), f"process {pid} does not end"
+    finally:
+        os.close(pidfd)
+    wait_unlocked()
+
+
+def wait_unlocked():
+    def lock():
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            return False
+    with opened(IMAGE, os.O_RDONLY) as fd:
+        wait_until(lock, "the image that nobody uses")
 
 
 def fails(wanted, function, *arguments, **more):
