@@ -66,7 +66,7 @@ TEST_CASE("direct writes that share no block are at the device together, into ho
 
 TEST_CASE("the halves of a buffer that the kernel has cut within a block become one device write") {
   uint64_t joined = 0;
-  for_each_seed(8, [&joined](const TestSeed& seed) {
+  const bool all = for_each_seed(8, [&joined](const TestSeed& seed) {
     SimVolume sim(seed);
     Random random = sim.world().random().fork();
     const InodeRef inode = sim.create("file");
@@ -86,13 +86,13 @@ TEST_CASE("the halves of a buffer that the kernel has cut within a block become 
     CHECK(inode->disk_size == model.size());
     CHECK(sim.read_all(*inode) == model);
   });
-  CHECK(joined > 0);
+  if (all) CHECK(joined > 0);
 }
 
 // Neighbours, some of them within one block, in every order, over written blocks and holes.
 TEST_CASE("writes of parts of one block at the same time lose no byte") {
   uint64_t joined = 0;
-  for_each_seed(10, [&joined](const TestSeed& seed) {
+  const bool all = for_each_seed(10, [&joined](const TestSeed& seed) {
     SimVolume sim(seed);
     Random random = sim.world().random().fork();
     const InodeRef inode = sim.create("file");
@@ -124,12 +124,12 @@ TEST_CASE("writes of parts of one block at the same time lose no byte") {
     REQUIRE(sim.sync().ok());
     CHECK(sim.read_all(*inode) == model);
   });
-  CHECK(joined > 0);
+  if (all) CHECK(joined > 0);
 }
 
 TEST_CASE("when the write that others have joined fails, theirs are done all the same") {
   uint64_t joined = 0;
-  for_each_seed(10, [&joined](const TestSeed& seed) {
+  const bool all = for_each_seed(10, [&joined](const TestSeed& seed) {
     SimVolume sim(seed);
     Random random = sim.world().random().fork();
     const InodeRef inode = sim.create("file");
@@ -170,7 +170,7 @@ TEST_CASE("when the write that others have joined fails, theirs are done all the
     }
     joined += sim.files().direct.edge_joined_count;
   });
-  CHECK(joined > 0);
+  if (all) CHECK(joined > 0);
 }
 
 // Each half of each block has one byte throughout, whoever wrote it last.

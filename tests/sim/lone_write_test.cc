@@ -18,6 +18,7 @@ namespace {
 SimVolumeOptions without_fua() {
   SimVolumeOptions options;
   options.has_fua = false;
+  options.slow_outside = false;  // the flusher's writes would be in their way
   options.completion = CompletionPolicy::issuer;
   return options;
 }

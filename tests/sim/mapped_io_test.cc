@@ -96,7 +96,7 @@ void check_overlapping(const Content& before, const Content& after, uint64_t pos
 
 TEST_CASE("a direct write takes its bytes from a mapping of the same or of another file") {
   uint64_t refused = 0;
-  for_each_seed(8, [&refused](const TestSeed& seed) {
+  const bool all = for_each_seed(8, [&refused](const TestSeed& seed) {
     Rig rig(seed);
     for (int round = 0; round < 12; ++round) {
       const size_t to = rig.random.below(2);
@@ -122,7 +122,7 @@ TEST_CASE("a direct write takes its bytes from a mapping of the same or of anoth
     REQUIRE(rig.sim.sync().ok());
     rig.check_contents();
   });
-  CHECK(refused > 0);
+  if (all) CHECK(refused > 0);
 }
 
 TEST_CASE("the page that is written is its own buffer: it ends, and is as it was") {

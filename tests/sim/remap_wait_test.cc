@@ -89,22 +89,23 @@ TEST_CASE("a file that changes during every comparison is deduplicated with writ
     DedupeStash stash;
     Stepped<uint64_t> dedupe(
         sim.world(), [&] { return dedupe_range(sim.files(), *a, 0, *b, 0, data.size(), stash); });
-    const auto to_reading = [&] {
-      while (stash.phase != DedupeStash::Phase::reading) REQUIRE(dedupe.step());
+    // Reading, or behind it already: a forced restart may have given the device the time for it.
+    const auto to_comparison = [&] {
+      while (stash.phase != DedupeStash::Phase::reading &&
+             stash.phase != DedupeStash::Phase::comparing &&
+             stash.phase != DedupeStash::Phase::verifying) {
+        REQUIRE(dedupe.step());
+      }
     };
     for (uint32_t attempt = 0; attempt < 2; ++attempt) {
-      to_reading();
+      to_comparison();
       CHECK(stash.tries == attempt);
       CHECK(stash.let_go);
       CHECK_FALSE(stash.hold.lower.held());
       write(sim, *b, 5'000, part(data, 5'000, 100));  // the same bytes: nobody can know
-      while (stash.phase == DedupeStash::Phase::reading ||
-             stash.phase == DedupeStash::Phase::comparing ||
-             stash.phase == DedupeStash::Phase::verifying) {
-        REQUIRE(dedupe.step());
-      }
+      while (stash.tries == attempt) REQUIRE(dedupe.step());
     }
-    to_reading();
+    to_comparison();
     CHECK(stash.tries == 2);
     CHECK_FALSE(stash.let_go);
     CHECK(stash.hold.lower.held());

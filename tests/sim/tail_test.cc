@@ -211,7 +211,7 @@ TEST_CASE("tail: a write behind the end that is committed in steps, the power cu
   const Source source = random_source(random, 80 * kBlockBytes, true);
   const ConstBytes bytes = source.bytes;
   uint64_t between = 0;
-  for_each_seed(2, [&](TestSeed seed) {
+  const bool all = for_each_seed(2, [&](TestSeed seed) {
     seed.forced_restart_probability = 0.2;  // between the steps, too
     for (const How how : {How::direct, How::dsync}) {
       const Outcome uncut = extend_in_steps(seed, how, bytes, {});
@@ -232,7 +232,7 @@ TEST_CASE("tail: a write behind the end that is committed in steps, the power cu
       }
     }
   });
-  CHECK(between != 0);
+  if (all) CHECK(between != 0);
 }
 
 // The device may have stored what it says it has not.
@@ -321,16 +321,18 @@ TEST_CASE("tail: a last block that is shared, and no space to clear it") {
 
 TEST_CASE("tail: growing costs a write once, and nothing where the last block is whole or a hole") {
   for_each_seed(2, [](const TestSeed& seed) {
+    SimVolumeOptions options;
+    options.slow_outside = false;  // no flusher comes meanwhile
     SimImage image;
     {
-      SimVolume sim(seed);
+      SimVolume sim(seed, options);
       Random random(7);
       write(sim, *sim.create("part"), 0, random_bytes(random, kOldSize));
       write(sim, *sim.create("whole"), 0, random_bytes(random, kBlockBytes));
       REQUIRE(sim.truncate(*sim.create("hole"), kOldSize).ok());
       image = sim.unmount();
     }
-    SimVolume sim(seed, {}, std::move(image));
+    SimVolume sim(seed, options, std::move(image));
     const auto writes = [&](const char* name, uint64_t size) {
       const InodeRef inode = sim.lookup(name);
       const uint64_t before = sim.device().stats().change_count;

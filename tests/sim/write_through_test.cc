@@ -59,6 +59,7 @@ TEST_CASE("an O_DSYNC overwrite is one device write, with FUA or a flush, and no
       CAPTURE(has_fua);
       SimVolumeOptions options;
       options.has_fua = has_fua;
+      options.slow_outside = false;  // no flusher comes meanwhile
       SimVolume sim(seed, options);
       File file(sim, 64 * kBlockBytes);
       file.overwrite(sim, 8 * kBlockBytes, 4 * kBlockBytes, How::dsync);
@@ -83,6 +84,7 @@ TEST_CASE("an O_DIRECT|O_DSYNC overwrite is one device write, and leaves dirty p
       CAPTURE(has_fua);
       SimVolumeOptions options;
       options.has_fua = has_fua;
+      options.slow_outside = false;  // no flusher comes meanwhile
       SimVolume sim(seed, options);
       File file(sim, 64 * kBlockBytes);
       file.overwrite(sim, 20 * kBlockBytes, 3 * kBlockBytes, How::buffered);

@@ -28,6 +28,7 @@ SimWorldOptions world_options(const TestSeed& seed, const SimVolumeOptions& opti
   world.device.cut_after_writes = options.cut_after_writes;
   world.device.has_volatile_cache = options.has_volatile_cache;
   world.device.has_fua = options.has_fua.value_or(seed.seed % 2 == 0);
+  world.slow_outside = options.slow_outside;
   world.forced_restart_probability = seed.forced_restart_probability;
   return world;
 }

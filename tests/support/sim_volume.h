@@ -33,6 +33,7 @@ struct SimVolumeOptions {
   bool canary = true;  // false: zeroes before the format; for volumes too large to fill
   std::optional<uint64_t> cut_after_writes = {};  // SimDeviceOptions
   bool has_volatile_cache = true;
+  bool slow_outside = true;  // SimWorldOptions; false: no timer's time comes while others are busy
   std::optional<bool> has_fua = {};  // unset: in every other seed
 };
 

@@ -120,7 +120,7 @@ std::string replay_line(const TestSeed& seed, const std::string& test_name) {
          program_invocation_name + " --test-case=\"" + filter + "\"";
 }
 
-void for_each_seed(uint64_t seed_count_default, const std::function<void(const TestSeed&)>& body) {
+bool for_each_seed(uint64_t seed_count_default, const std::function<void(const TestSeed&)>& body) {
   const FatalHandlers handlers;
   const TestOptions options = TestOptions::from_environment();
   const uint64_t count = options.seed_count.value_or(seed_count_default);
@@ -133,6 +133,8 @@ void for_each_seed(uint64_t seed_count_default, const std::function<void(const T
       g_replay[0] = '\0';
     }
   }
+  return count * options.forced_percents.size() >=
+         seed_count_default * TestOptions{}.forced_percents.size();
 }
 
 }  // namespace fusefs

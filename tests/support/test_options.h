@@ -30,8 +30,9 @@ struct TestSeed {
   double forced_restart_probability = 0.0;
 };
 
-// Calls `body` for every seed at every percentage of forced restarts.
-void for_each_seed(uint64_t seed_count_default, const std::function<void(const TestSeed&)>& body);
+// Calls `body` for every seed at every percentage of forced restarts. Returns whether these were as
+// many as by default at least: what is seen in one seed or another is seen in all of them together.
+bool for_each_seed(uint64_t seed_count_default, const std::function<void(const TestSeed&)>& body);
 
 // The line for people: how to run `seed` of the running test again.
 std::string replay_line(const TestSeed& seed, const std::string& test_name);
