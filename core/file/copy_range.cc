@@ -130,7 +130,8 @@ Attempt<void> share_segment(FileContext& context, const Ends& ends, CopyStash& s
   if (stash.phase == Phase::locking) {
     stash.segment_len = agreed_len(ends, stash);
     if (stash.segment_len == 0) return {};
-    if (leaves_tail(ends.to, ends.to_pos, Growth::device)) {
+    const uint64_t end = ends.to_pos + stash.segment_len;
+    if (leaves_tail(ends.to, ends.to_pos, end, Growth::device)) {
       ATTEMPT_OK(clear_tail(context, ends.to, stash.tail));
     }
     // A pinned page of the target would have zeroes where its block has not.

@@ -4,8 +4,14 @@
 
 #include "core/file/pinned_range.h"
 #include "core/file/remap.h"
+#include "core/file/truncate.h"
 
 namespace fusefs {
+
+TailStash::TailStash() = default;
+TailStash::TailStash(TailStash&& other) noexcept = default;
+TailStash& TailStash::operator=(TailStash&& other) noexcept = default;
+TailStash::~TailStash() = default;
 
 EdgeStash::~EdgeStash() {
   if (allocated && space != nullptr) space->cancel(*allocated);
@@ -24,17 +30,21 @@ Attempt<void> zero_within_block(FileContext& context, Inode& inode, uint64_t pos
     context.cache.remove(*folio);
     folio.reset();
   }
-  if (folio) {
-    if (folio->locked) return restart_after(folio->changed, RestartReason::folio_locked);
-    if (folio->writeback) return restart_after(folio->changed, RestartReason::writeback);
-    std::memset(folio->frame + offset, 0, len);
+  if (folio && folio->locked) return restart_after(folio->changed, RestartReason::folio_locked);
+  if (folio && folio->writeback) return restart_after(folio->changed, RestartReason::writeback);
+  // Once the device has its zeroes: until then this may fail, and the folio may have what is
+  // nowhere else.
+  if (stash.phase == Phase::zeroing) {
+    if (folio) std::memset(folio->frame + offset, 0, len);
+    stash.phase = Phase::done;
+    return {};
   }
   NodePins pins;
   ATTEMPT(const Extent extent,
           extent_at(context.store.tree(), inode.ino, index, index + BlockCount(1), pins));
   if (extent.state != ExtentState::written) {
-    stash.phase = Phase::done;
-    return {};
+    stash.phase = Phase::zeroing;
+    return zero_within_block(context, inode, pos, len, stash);
   }
   if (stash.phase == Phase::start) {
     stash.block = AlignedBuffer(kBlockBytes);
@@ -87,11 +97,16 @@ Attempt<void> zero_within_block(FileContext& context, Inode& inode, uint64_t pos
   } else {
     inode.tail_stamp = inode.data_stamp = context.write_cache.note_write();
   }
-  stash.phase = Phase::done;
-  return {};
+  stash.phase = Phase::zeroing;
+  return zero_within_block(context, inode, pos, len, stash);
 }
 
 Attempt<void> clear_tail(FileContext& context, Inode& inode, TailStash& stash) {
+  if (inode.cut_pending) {
+    if (!stash.cut) stash.cut = std::make_unique<ShapeStash>();
+    ATTEMPT_OK(finish_cut(context, inode, *stash.cut));
+  }
+  stash.cut.reset();
   if (!inode.tail_unknown) return {};
   const uint64_t first = inode.disk_size;
   if (first % kBlockBytes != 0) {
@@ -111,23 +126,25 @@ Attempt<void> clear_tail(FileContext& context, Inode& inode, TailStash& stash) {
   return {};
 }
 
-bool leaves_tail(const Inode& inode, uint64_t pos, Growth growth) {
+bool leaves_tail(const Inode& inode, uint64_t pos, uint64_t end, Growth growth) {
+  if (inode.cut_pending && end > inode.attr.size) return true;
   if (!inode.tail_unknown) return false;
   const FileBlock tail = file_block_at(inode.disk_size);
   if (growth == Growth::memory && file_block_at(inode.attr.size) != tail) return false;
   return file_block_at(pos) > tail;
 }
 
-Attempt<void> clear_tail_before(FileContext& context, Inode& inode, uint64_t pos, Growth growth,
-                                TailStash& stash) {
+Attempt<void> clear_tail_before(FileContext& context, Inode& inode, uint64_t pos, uint64_t end,
+                                Growth growth, TailStash& stash) {
   Attempt<void> cleared;
-  if (leaves_tail(inode, pos, growth)) {
+  if (leaves_tail(inode, pos, end, growth)) {
     if (!stash.hold.held()) ATTEMPT_INTO(stash.hold, inode.pages_lock.block_alone());
     cleared = clear_tail(context, inode, stash);
     if (cleared.must_restart()) return cleared;
   }
   stash.edge.reset();
   stash.writeback.reset();
+  stash.cut.reset();
   stash.hold.release();
   return cleared;
 }

@@ -63,8 +63,14 @@ void stage_inode(Transaction& txn, const InodeAttr& attr) {
   txn.put(inode_key(attr.ino), bytes_of(value));
 }
 
+// Removing an unlinked inode's name keeps its own orphan item: a crash removes the whole inode.
+bool keeps_orphan_item(const Inode& inode) { return inode.attr.link_count == 0; }
+
 // Unmaps [stash.cursor, end) step by step, then goes to `next`. With `new_size`, the first step
 // sets the size, and an orphan item says so while more is to follow.
+//
+// Pages go with the step that takes what they are of: none before it is committed, which may fail,
+// and what they have may be nowhere else.
 Attempt<void> cut_blocks(FileContext& context, Inode& inode, FileBlock end,
                          std::optional<uint64_t> new_size, ShapeStash::Phase next,
                          ShapeStash& stash) {
@@ -72,26 +78,28 @@ Attempt<void> cut_blocks(FileContext& context, Inode& inode, FileBlock end,
     Transaction txn(context.store, stash.names.pins);
     ATTEMPT(const ExtentChange change, unmap_range(txn, inode.ino, {stash.cursor, end}));
     const bool finished = change.done >= end;
-    if (new_size && finished) txn.erase(orphan_key(inode.ino));
-    if (new_size && !finished) {
+    const bool keeps_item = !new_size || keeps_orphan_item(inode);
+    if (!keeps_item && finished) txn.erase(orphan_key(inode.ino));
+    if (!keeps_item && !finished) {
       OrphanValue orphan{};
       orphan.kind = static_cast<unsigned char>(OrphanKind::truncate);
       txn.put(orphan_key(inode.ino), bytes_of(orphan));
     }
-    const InodeAttr attr =
-        step_attr(context, inode, change.block_difference, new_size.value_or(inode.disk_size));
+    // What dirty pages are still to bring stays beyond the size on the device.
+    const uint64_t disk_size = std::min(inode.disk_size, new_size.value_or(inode.disk_size));
+    const InodeAttr attr = step_attr(context, inode, change.block_difference, disk_size);
     stage_inode(txn, attr);
     ATTEMPT_OK(txn.prepare());
     commit_step(context, txn, inode, attr, new_size.value_or(inode.attr.size), stash.names);
-    zero_cut(context, inode, {stash.cursor, change.done}, stash.next);
+    const FileRange gone{stash.cursor, new_size ? end : change.done};
+    context.cache.discard(inode.mapping, gone);
+    zero_cut(context, inode, gone, stash.next);
+    if (new_size) inode.cut_pending = !finished;
     stash.cursor = change.done;
     if (finished) stash.phase = next;
   }
   return {};
 }
-
-// Removing an unlinked inode's name keeps its own orphan item: only a truncate's is written here.
-bool keeps_orphan_item(const Inode& inode) { return inode.attr.link_count == 0; }
 
 // Gives every hole in [stash.allocate_cursor, end) unwritten blocks.
 Attempt<void> allocate_holes(FileContext& context, Inode& inode, FileBlock end, ShapeStash& stash) {
@@ -224,29 +232,27 @@ Attempt<void> set_size(FileContext& context, Inode& inode, uint64_t size, bool k
     stash.phase = Phase::cutting;
   }
   ATTEMPT_OK(stash.protect.run(context, inode, {keep_end, kFileBlocksEnd}));
-  ATTEMPT_OK(drop_folios(context, inode, {keep_end, kFileBlocksEnd}));
-  if (keeps_orphan_item(inode)) {
-    // Already an orphan for being unlinked: a crash removes the whole inode. Only the size is set.
-    inode.attr.size = size;
-    inode.disk_size = std::min(inode.disk_size, size);
-    ATTEMPT_OK(cut_blocks(context, inode, kFileBlocksEnd, std::nullopt, Phase::done, stash));
-  } else {
-    ATTEMPT_OK(cut_blocks(context, inode, kFileBlocksEnd, size, Phase::done, stash));
-  }
-  inode.tail_unknown = false;
+  ATTEMPT_OK(await_folios(inode, {keep_end, kFileBlocksEnd}));
+  ATTEMPT_OK(cut_blocks(context, inode, kFileBlocksEnd, size, Phase::done, stash));
+  if (inode.disk_size == size) inode.tail_unknown = false;
   stash.hold.release();
   return {};
 }
 
-Attempt<void> finish_truncate(FileContext& context, Inode& inode, ShapeStash& stash) {
+Attempt<void> finish_cut(FileContext& context, Inode& inode, ShapeStash& stash) {
   using Phase = ShapeStash::Phase;
-  if (stash.phase == Phase::done) return {};
-  ATTEMPT_OK(take_alone(inode, stash.hold));
+  const FileBlock keep_end = file_block_end(inode.attr.size);
   if (stash.phase == Phase::start) {
-    stash.cursor = file_block_end(inode.attr.size);
+    stash.cursor = keep_end;
     stash.phase = Phase::cutting;
   }
-  ATTEMPT_OK(cut_blocks(context, inode, kFileBlocksEnd, inode.attr.size, Phase::done, stash));
+  ATTEMPT_OK(await_folios(inode, {keep_end, kFileBlocksEnd}));
+  return cut_blocks(context, inode, kFileBlocksEnd, inode.attr.size, Phase::done, stash);
+}
+
+Attempt<void> finish_truncate(FileContext& context, Inode& inode, ShapeStash& stash) {
+  ATTEMPT_OK(take_alone(inode, stash.hold));
+  ATTEMPT_OK(finish_cut(context, inode, stash));
   stash.hold.release();
   return {};
 }
@@ -274,7 +280,7 @@ Attempt<void> fallocate_range(FileContext& context, Inode& inode, FallocateMode 
 
   if (stash.phase == Phase::start) {
     const bool grows = mode != FallocateMode::punch_hole && !keep_size && end > inode.attr.size;
-    if (grows) ATTEMPT_OK(clear_tail(context, inode, stash.tail));
+    if (grows || inode.cut_pending) ATTEMPT_OK(clear_tail(context, inode, stash.tail));
     if (mode != FallocateMode::allocate) {
       if (whole.first < whole.end) ATTEMPT_OK(stash.protect.run(context, inode, whole));
       ATTEMPT_OK(reserve_for_cut(context, inode, whole, stash.next));
@@ -289,7 +295,7 @@ Attempt<void> fallocate_range(FileContext& context, Inode& inode, FallocateMode 
   if (stash.phase == Phase::cutting) {
     const Phase next = mode == FallocateMode::zero_range ? Phase::allocating : Phase::finishing;
     if (whole.first < whole.end) {
-      ATTEMPT_OK(drop_folios(context, inode, whole));
+      ATTEMPT_OK(await_folios(inode, {stash.cursor, whole.end}));
       ATTEMPT_OK(cut_blocks(context, inode, whole.end, std::nullopt, next, stash));
     }
     stash.phase = next;

@@ -100,7 +100,8 @@ Attempt<void> plan_piece(FileContext& context, Inode& inode, const WriteRequest&
   // Before the fault, never within: it may hold what the flusher needs.
   if (!piece.fault.begun()) {
     if (may_clear_tail(inode, stash.tail)) {
-      ATTEMPT_OK(clear_tail_before(context, inode, pos, Growth::memory, stash.tail));
+      const uint64_t end = pos + (request.data.size() - stash.done);
+      ATTEMPT_OK(clear_tail_before(context, inode, pos, end, Growth::memory, stash.tail));
     }
     ATTEMPT_OK(throttle_dirtier(context));
   }

@@ -54,7 +54,8 @@ Attempt<void> lock_range(FileContext& context, Inode& inode, const WriteRequest&
                          WriteStash& stash, DirectPart& direct) {
   const uint64_t pos = request.append ? inode.attr.size : request.pos + stash.done;
   if (may_clear_tail(inode, stash.tail)) {
-    ATTEMPT_OK(clear_tail_before(context, inode, pos, Growth::device, stash.tail));
+    const uint64_t end = pos + (request.len() - stash.done);
+    ATTEMPT_OK(clear_tail_before(context, inode, pos, end, Growth::device, stash.tail));
   }
   ATTEMPT(TwoStateHold hold, inode.pages_lock.block());
   direct.pos = pos;

@@ -312,7 +312,8 @@ Attempt<void> plan(FileContext& context, Inode& inode, const WriteRequest& reque
   // A fault under way comes first: it settles what it has in the stash.
   if (!through.fault_page) {
     if (may_clear_tail(inode, stash.tail)) {
-      ATTEMPT_OK(clear_tail_before(context, inode, through.pos, Growth::device, stash.tail));
+      const uint64_t end = through.end();
+      ATTEMPT_OK(clear_tail_before(context, inode, through.pos, end, Growth::device, stash.tail));
     }
     ATTEMPT_OK(wait_turn(context, inode, through));
   }

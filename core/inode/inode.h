@@ -22,7 +22,7 @@
 //   (2) attr_disk.size <= attr.size while a size change is not committed, and bytes between are in
 //       dirty or writeback pages or are a hole.
 //   (3) An inode with link_count 0 has an orphan item until it is removed.
-//   (4) An Inode with attr_dirty or with pages in its mapping is not evicted.
+//   (4) An Inode with attr_dirty, cut_pending or with pages in its mapping is not evicted.
 //
 // Monitor held for every call.
 #pragma once
@@ -101,6 +101,9 @@ class Inode : public RefCounted {
   uint64_t disk_size = 0;
   // Beyond disk_size its block may have bytes on the device (core/file/tail.h).
   bool tail_unknown = false;
+  // A truncate has failed on its way: what has been cut off is mapped still, beyond the size. So is
+  // its orphan item there, and the inode stays in memory.
+  bool cut_pending = false;
   // The last write that made the end of a block zero; a larger size is committed after it.
   WriteStamp tail_stamp = 0;
 

@@ -146,7 +146,7 @@ void InodeTable::unreferenced(Inode& inode) {
 }
 
 bool InodeTable::is_evictable(const Inode& inode) {
-  return !inode.attr_dirty && inode.mapping.empty();
+  return !inode.attr_dirty && !inode.cut_pending && inode.mapping.empty();
 }
 
 void InodeTable::trim_cache() {

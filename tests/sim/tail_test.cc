@@ -168,6 +168,36 @@ TEST_CASE("tail: writeback behind the end, the power cut before its commit") {
   check_cuts(How::buffered, false);
 }
 
+// What is between the size on the device and the new end is only in memory, and so is the new rest
+// of the tail.
+TEST_CASE("tail: a truncate to within what has been written but not to the device") {
+  for_each_seed(2, [](const TestSeed& seed) {
+    const Outcome uncut = extend(seed, How::dsync, false, {});
+    for (uint64_t cut = uncut.begun; cut < uncut.ended; ++cut) {
+      CAPTURE(cut);
+      SimVolume sim(seed, {}, extend(seed, How::dsync, false, cut).image);
+      Random random(7);
+      const Content data = random_bytes(random, 3 * kBlockBytes);
+      InodeRef inode = sim.lookup("file");
+      const uint64_t size = inode->attr.size;
+      write(sim, *inode, size, data);
+      const uint64_t end = kBlockBytes + random.below(2 * kBlockBytes);
+      REQUIRE(sim.truncate(*inode, end).ok());
+      Journal& journal = sim.volume().store().journal();
+      REQUIRE(sim.world().run([&] { return journal.wait_durable(journal.last_seq()); }).ok());
+      sim.world().inside([&] { inode.reset(); });
+      SimVolume again(seed, {}, sim.power_cut());
+      const Content after = again.read_all(*again.lookup("file"));
+      REQUIRE(after.size() <= end);
+      size_t foreign = 0;
+      for (size_t i = size; i < after.size(); ++i) {
+        foreign += after[i] != data[i - size] && after[i] != std::byte{0} ? 1 : 0;
+      }
+      CHECK(foreign == 0);
+    }
+  });
+}
+
 // Behind the end every other block is allocated already, so that the commit of a write there takes
 // several steps. Between two of them the size covers what is mapped, and nothing more is.
 Outcome extend_in_steps(const TestSeed& seed, How how, ConstBytes bytes,
