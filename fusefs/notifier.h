@@ -65,8 +65,8 @@ class Notifier {
   // Monitor held.
   //   Restarts  until that has happened
   Attempt<void> invalidate(InodeNo ino, uint64_t pos, uint64_t len, Stash& stash);
-  // The same, soon: for a request that sets the size, during which Linux writes no page of the file.
-  // Monitor held.
+  // The same, soon: for a request that sets the size, during which Linux writes no page of the
+  // file. Monitor held.
   //   Restarts  while too much is queued
   Attempt<void> invalidate_soon(InodeNo ino, uint64_t pos, uint64_t len);
   // Has the kernel drop a name of a directory, so that the inode is forgotten with its last user:

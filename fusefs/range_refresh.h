@@ -1,5 +1,5 @@
-// RangeRefresh: bytes of a file have changed, or may have, by a call that the kernel does not follow
-// in its own cache: its pages of the range go, and its attributes of the file.
+// RangeRefresh: bytes of a file have changed, or may have, by a call that the kernel does not
+// follow in its own cache: its pages of the range go, and its attributes of the file.
 //
 // Linux follows a write(2) also when it fails. It does nothing after an ioctl, and after fallocate
 // and copy_file_range it drops its pages if they succeed. But what had changed before an error
@@ -12,8 +12,8 @@
 //     read                   its old pages            new bytes, shown to who comes later or
 //                                                     reads with O_DIRECT
 //
-// So an operation keeps its error (keep_error()), has the kernel drop what it has, and then tells it.
-// Best before it makes anything durable.
+// So an operation keeps its error (keep_error()), has the kernel drop what it has, and then tells
+// it. Best before it makes anything durable.
 //
 // Whoever waits for this holds nothing of the file: a dirty page is written to us before it is
 // dropped. That excludes requests during which Linux writes none: those that set the size

@@ -36,8 +36,8 @@ class WindowMemory {
   // The kernel's number of it (Channel::open_backing()); 0: none.
   uint32_t backing() const { return backing_; }
 
-  // Makes huge pages of the part [begin, end), which is about to be filled. Each byte once: what has
-  // been filled is left as it is. Any thread, without the monitor.
+  // Makes huge pages of the part [begin, end), which is about to be filled. Each byte once: what
+  // has been filled is left as it is. Any thread, without the monitor.
   void make_huge(size_t begin, size_t end);
   size_t huge_bytes() const { return huge_bytes_; }
 

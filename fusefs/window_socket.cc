@@ -194,8 +194,8 @@ void drop_message(const OwnedFd& connection) {
   (void)recvmsg(connection.get(), &header, MSG_DONTWAIT);
 }
 
-// The next message, which stays where it is. Null: nothing has come, or, with `closed`, nothing that
-// we want.
+// The next message, which stays where it is. Null: nothing has come, or, with `closed`, nothing
+// that we want.
 std::optional<WindowSocket::Message> WindowSocket::look(const Connection& connection,
                                                         bool* closed) {
   Message message;

@@ -57,11 +57,11 @@ struct Sharing {
 };
 
 // Shares the blocks of [cursor, sharing.source.end), a transaction at a time; `cursor` follows.
-// The target's folios go with the blocks they are of, dirty or not, but for pinned ones: what is not
-// shared after an error keeps what has been written to it.
+// The target's folios go with the blocks they are of, dirty or not, but for pinned ones: what is
+// not shared after an error keeps what has been written to it.
 // Requires both blocker states, alone, the source's range settled, and the target's folios awaited
-// (truncate.h) in this attempt. `names`: pins, and the last transaction's number. `pinned`: empty at first, to be
-// reset when it is done.
+// (truncate.h) in this attempt. `names`: pins, and the last transaction's number. `pinned`: empty
+// at first, to be reset when it is done.
 //   Restarts  node_load, bitmap_load, journal_space, dirty_nodes, space (with `touches`)
 //   Errors    no_space, too_many_links, io_failed, corrupt, read_only_volume: what is before
 //             `cursor` stays

@@ -65,8 +65,8 @@ Attempt<void> finish_truncate(FileContext& context, Inode& inode, ShapeStash& st
 Attempt<void> finish_cut(FileContext& context, Inode& inode, ShapeStash& stash);
 
 // Waits until no folio of `range` is being copied into or written. Requires the blocker state,
-// alone: nobody adds any. In the same attempt they may be discarded, with the commit that takes what
-// they are of; also those that are being read: who reads them starts over.
+// alone: nobody adds any. In the same attempt they may be discarded, with the commit that takes
+// what they are of; also those that are being read: who reads them starts over.
 //   Restarts  folio_locked, writeback
 Attempt<void> await_folios(Inode& inode, FileRange range);
 // And drops the folios of `range`, dirty or not: of a file that is nobody's any more. Pinned ones

@@ -7,10 +7,10 @@
 //   bench_window_io DIRECTION HOW SOURCE TARGET MIB PIECE-KIB MEMORY-MIB SECONDS THREADS
 //       DIRECTION  read (SOURCE to memory), write (memory, filled from SOURCE, to TARGET), copy
 //       HOW        window (fusefs_io, a pinned window), mapped (the same, a mapped one), buffered
-//                  (pread and pwrite, an fdatasync with each pass), cold (the same of files that the
-//                  kernel does not have in its cache), direct (O_DIRECT, also of
-//                  devices); window-huge, direct-huge, ...: the same with memory made of huge pages
-//                  by the program (pinned windows of 2 MiB or more consist of them anyhow)
+//                  (pread and pwrite, an fdatasync with each pass), cold (the same of files that
+//                  the kernel does not have in its cache), direct (O_DIRECT, also of devices);
+//                  window-huge, direct-huge, ...: the same with memory made of huge pages by the
+//                  program (pinned windows of 2 MiB or more consist of them anyhow)
 //       MIB        of each; if SOURCE is TARGET, half of that, the first and the second
 //       MEMORY-MIB of each thread, of which piece after piece is used
 //       THREADS    have parts of both, and memory of their own

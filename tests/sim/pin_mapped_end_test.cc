@@ -1,4 +1,5 @@
-// What limits mapped pins, and how they end. What happens to their pages before: pin_mapped_test.cc.
+// What limits mapped pins, and how they end. What happens to their pages before is in
+// pin_mapped_test.cc.
 #include <memory>
 
 #include "tests/sim/pin_meeting.h"

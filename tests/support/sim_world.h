@@ -144,7 +144,8 @@ class SimWorld {
   void hold_deferred(bool held) { deferred_held_ = held; }
 
   // A thread that serves no operations: `turn` does what it has to do next, without the monitor,
-  // and returns false if there is nothing. It comes now and then, and before all is at a standstill.
+  // and returns false if there is nothing. It comes now and then, and before all is at a
+  // standstill.
   void set_other_thread(std::function<bool()> turn) { other_thread_ = std::move(turn); }
 
   // Cuts the power, abandons what is under way, and draws what the device holds.

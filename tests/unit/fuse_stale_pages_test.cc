@@ -1,5 +1,5 @@
-// What the kernel keeps of a file is not older than the file when a call has been answered, also when
-// the answer is an error: what had changed by then stays changed.
+// What the kernel keeps of a file is not older than the file when a call has been answered, also
+// when the answer is an error: what had changed by then stays changed.
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
