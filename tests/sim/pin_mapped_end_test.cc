@@ -120,22 +120,7 @@ TEST_CASE("an end that comes while faults are under way leaves none of them with
 
 TEST_CASE("an unlinked file whose pages are mapped lives until the pin ends") {
   for_each_mapped(2, [](Meeting& m) {
-    NamespaceStash stash;
-    REQUIRE(m.sim.world()
-                .run([&] { return m.sim.volume().names().unlink(kRootInode, "file", stash); })
-                .ok());
-    m.sim.world().inside([&] { m.sim.volume().release_inode(m.inode->ino); });
-    m.stores_during([&] {
-      m.sim.world().run_for(5 * kNsPerSecond);
-      m.require_fsync();
-    });
-    m.require_read(m.history.durable());
-    REQUIRE(m.sim.sync().ok());
-    const uint64_t before = m.sim.volume().space().stats().available_blocks;
-    m.sim.world().inside([&] { m.inode.reset(); });
-    REQUIRE(m.pinner->unpin().ok());
-    m.sim.world().run_for(10 * kNsPerSecond);
-    CHECK(m.sim.volume().space().stats().available_blocks >= before + kPages);
+    m.require_life_until_unpin();
   });
 }
 

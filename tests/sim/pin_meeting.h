@@ -55,6 +55,26 @@ struct Meeting : PinnableFile {
     pinner->observe();
     return stores;
   }
+  // Unlinked, the file lives as long as the pin, which ends here, and leaves its space.
+  void require_life_until_unpin() {
+    NamespaceStash stash;
+    REQUIRE(sim.world()
+                .run([&] { return sim.volume().names().unlink(kRootInode, "file", stash); })
+                .ok());
+    sim.world().inside([&] { sim.volume().release_inode(inode->ino); });
+    stores_during([&] {
+      sim.world().run_for(5 * kNsPerSecond);
+      require_fsync();
+    });
+    CHECK(inode->life == Inode::Life::live);
+    require_read(history.durable());
+    REQUIRE(sim.sync().ok());
+    const uint64_t before = sim.volume().space().stats().available_blocks;
+    sim.world().inside([&] { inode.reset(); });
+    REQUIRE(pinner->unpin().ok());
+    sim.world().run_for(10 * kNsPerSecond);
+    CHECK(sim.volume().space().stats().available_blocks >= before + kPages);
+  }
   std::vector<size_t> end_states() {
     pinner->stop();
     pinner->observe();

@@ -242,23 +242,7 @@ TEST_CASE("unshare under a pin") {
 
 TEST_CASE("an unlinked file lives until its last pin ends, and goes then") {
   for_each_meeting(2, [](Meeting& m) {
-    NamespaceStash stash;
-    REQUIRE(m.sim.world()
-                .run([&] { return m.sim.volume().names().unlink(kRootInode, "file", stash); })
-                .ok());
-    m.sim.world().inside([&] { m.sim.volume().release_inode(m.inode->ino); });
-    m.stores_during([&] {
-      m.sim.world().run_for(5 * kNsPerSecond);
-      m.require_fsync();
-    });
-    CHECK(m.inode->life == Inode::Life::live);
-    m.require_read(m.history.durable());
-    REQUIRE(m.sim.sync().ok());
-    const uint64_t before = m.sim.volume().space().stats().available_blocks;
-    m.sim.world().inside([&] { m.inode.reset(); });
-    REQUIRE(m.pinner->unpin().ok());
-    m.sim.world().run_for(10 * kNsPerSecond);
-    CHECK(m.sim.volume().space().stats().available_blocks >= before + kPages);
+    m.require_life_until_unpin();
   });
 }
 
