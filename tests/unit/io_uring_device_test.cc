@@ -5,6 +5,7 @@
 #include <sys/statfs.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <utility>
@@ -12,6 +13,7 @@
 
 #include "core/base/random.h"
 #include "core/io/aligned_buffer.h"
+#include "core/io/transfer_helpers.h"
 #include "core/io/uring_device.h"
 #include "tests/support/death.h"
 #include "tests/support/real_device.h"
@@ -331,6 +333,31 @@ TEST_CASE("a file in memory is reached without io_uring, and one on a disk with 
   const auto in_memory = UringDevice::open(in_memory_image.path(), {}, nullptr);
   REQUIRE(in_memory.ok());
   CHECK(in_memory.value()->facts().calls_directly);
+}
+
+TEST_CASE("other processors help with large reads of a file in memory, and with no others") {
+  if (::access("/dev/shm", W_OK) != 0 || TransferHelpers::thread_max_here() == 0) {
+    MESSAGE("skipped: no /dev/shm, or one processor");
+    return;
+  }
+  constexpr size_t kLen = 4 * kMiB;
+  TempImage image(kLen, "/dev/shm");
+  RealDevice device(image.path());
+  const AlignedBuffer written = noise(kLen, 11);
+  AlignedBuffer read(kLen);
+  REQUIRE(device.io(IoRequest::write(0, written.data(), kLen)).ok());
+  for (uint64_t addr = 0; addr < kLen; addr += TransferHelpers::kBytesMin / 2) {
+    REQUIRE(device.io(IoRequest::read(addr, read.data(), TransferHelpers::kBytesMin / 2)).ok());
+  }
+  CHECK_EQ(device->stats().helped_count, 0);
+  // A helper that wakes up when all is done has helped nobody; so the machine has time.
+  const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  while (device->stats().helped_count == 0 && std::chrono::steady_clock::now() < give_up) {
+    std::memset(read.data(), 0, kLen);
+    REQUIRE(device.io(IoRequest::read(0, read.data(), kLen)).ok());
+    REQUIRE(same(written, read));
+  }
+  CHECK_GT(device->stats().helped_count, 0);
 }
 
 TEST_CASE("what cannot be a volume is refused with one line that says why") {
