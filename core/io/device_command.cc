@@ -255,10 +255,17 @@ int32_t DeviceRing::call(Command& command) {
 int64_t DeviceRing::call_transfer(Command& command) {
   class SystemCalls final : public TransferHelpers::Transfer {
    public:
-    SystemCalls(int fd, const IoRequest& io, uint64_t begin, int flags)
-        : fd_(fd), io_(io), begin_(begin), flags_(flags) {}
+    SystemCalls(int fd, Command& command, int flags)
+        : fd_(fd),
+          command_(command),
+          io_(command.request->io),
+          begin_(command.begin + command.done),
+          flags_(flags) {}
+    uint64_t len() const { return command_.len - command_.done; }
     int64_t move(uint64_t begin, uint64_t len) override {
-      std::vector<iovec> vectors;
+      std::vector<iovec> of_piece;
+      // Who moves all of it is alone.
+      std::vector<iovec>& vectors = len == this->len() ? command_.vectors : of_piece;
       const iovec single = gather(io_, begin_ + begin, len, vectors);
       const iovec* const memory = vectors.empty() ? &single : vectors.data();
       const int count = vectors.empty() ? 1 : static_cast<int>(vectors.size());
@@ -271,6 +278,7 @@ int64_t DeviceRing::call_transfer(Command& command) {
 
    private:
     const int fd_;
+    Command& command_;
     const IoRequest& io_;
     const uint64_t begin_;
     const int flags_;
@@ -279,12 +287,11 @@ int64_t DeviceRing::call_transfer(Command& command) {
   const IoRequest& io = command.request->io;
   const DeviceGeometry& geometry = device_.geometry();
   const int flags = io.fua && geometry.has_volatile_cache ? RWF_DSYNC : 0;
-  SystemCalls calls(device_.probed_.fd.get(), io, command.begin + command.done, flags);
-  const uint64_t len = command.len - command.done;
+  SystemCalls calls(device_.probed_.fd.get(), command, flags);
   // Two writes of one file would wait for one another, and each durable part is a flush.
   const bool is_file_write = io.kind == IoKind::write && !geometry.is_block_device;
-  if (is_file_write || flags != 0) return calls.move(0, len);
-  const TransferHelpers::Outcome outcome = device_.helpers_.run(calls, len);
+  if (is_file_write || flags != 0) return calls.move(0, calls.len());
+  const TransferHelpers::Outcome outcome = device_.helpers_.run(calls, calls.len());
   if (outcome.helped) command.request->was_helped = true;
   return outcome.result;
 }
