@@ -1,4 +1,7 @@
 // Transfers that several threads carry out.
+#include <pthread.h>
+#include <signal.h>
+
 #include <atomic>
 #include <cerrno>
 #include <chrono>
@@ -124,6 +127,35 @@ TEST_CASE("who finds the helpers busy does all of it himself") {
   CHECK(outer.outcome.result == kLen);
   CHECK_FALSE(outer.outcome.helped);
   CHECK(outer.pieces == 1);
+}
+
+TEST_CASE("helpers take no signals but those of their own faults") {
+  // Ends when both have a piece.
+  class Masks final : public TransferHelpers::Transfer {
+   public:
+    int64_t move(uint64_t, uint64_t len) override {
+      std::unique_lock lock(mutex_);
+      pthread_sigmask(SIG_BLOCK, nullptr, &masks[std::this_thread::get_id()]);
+      came_.notify_all();
+      came_.wait_for(lock, std::chrono::seconds(20), [this] { return masks.size() == 2; });
+      return static_cast<int64_t>(len);
+    }
+    std::map<std::thread::id, sigset_t> masks;
+
+   private:
+    std::mutex mutex_;
+    std::condition_variable came_;
+  };
+  TransferHelpers helpers(1);
+  Masks transfer;
+  CHECK(helpers.run(transfer, kLen).result == kLen);
+  const bool caller_takes = sigismember(&transfer.masks[std::this_thread::get_id()], SIGTERM) == 0;
+  transfer.masks.erase(std::this_thread::get_id());
+  REQUIRE(transfer.masks.size() == 1);
+  const sigset_t& mask = transfer.masks.begin()->second;
+  for (const int blocked : {SIGTERM, SIGINT, SIGHUP, SIGUSR1}) CHECK(sigismember(&mask, blocked));
+  for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL}) CHECK(!sigismember(&mask, fault));
+  CHECK(caller_takes);
 }
 
 TEST_CASE("transfers of many threads, at once and one after another, are whole") {
