@@ -88,8 +88,10 @@ struct Plan {
 
   bool by_window() const { return how == "window" || how == "mapped"; }
   size_t memory = 0;
+  // Whole pieces, of which none goes past the end.
   size_t memory_bytes() const {
-    return std::max({piece, huge ? kHugeBytes : 0, memory / piece * piece});
+    const size_t least = huge ? (kHugeBytes + piece - 1) / piece * piece : piece;
+    return std::max(least, memory / piece * piece);
   }
 };
 
