@@ -137,13 +137,20 @@ class FuseRig {
   // An ioctl as the kernel sends it: sizes and directions from the command.
   template <class T>
   FakeReply ioctl(uint64_t node, uint64_t handle, uint32_t command, const T& argument) {
+    const uint64_t unique = send_ioctl(node, handle, command, argument);
+    serve();
+    return kernel_.reply(unique);
+  }
+  // The number of the request, which is not served yet.
+  template <class T>
+  uint64_t send_ioctl(uint64_t node, uint64_t handle, uint32_t command, const T& argument) {
     fuse_ioctl_in in{};
     in.fh = handle;
     in.cmd = command;
     if ((_IOC_DIR(command) & _IOC_WRITE) != 0) in.in_size = _IOC_SIZE(command);
     if ((_IOC_DIR(command) & _IOC_READ) != 0) in.out_size = _IOC_SIZE(command);
     const ConstBytes bytes = bytes_of(argument).first(std::min<size_t>(in.in_size, sizeof(T)));
-    return call(FUSE_IOCTL, node, Body(in).data(bytes));
+    return kernel_.send(FUSE_IOCTL, node, Body(in).data(bytes));
   }
 
   uint64_t lookup_count(uint64_t node);

@@ -29,12 +29,18 @@ struct WindowRig : FuseRig {
   }
 
   FakeReply try_open(uint64_t descriptor, uint32_t flags, uint64_t pos = 0, uint64_t len = 0) {
+    const uint64_t unique = send_open(descriptor, flags, pos, len);
+    serve();
+    return kernel().reply(unique);
+  }
+  // The number of the request, which is not served yet.
+  uint64_t send_open(uint64_t descriptor, uint32_t flags, uint64_t pos = 0, uint64_t len = 0) {
     fusefs_window_open in{};
     in.version = 1;
     in.flags = flags;
     in.pos = pos;
     in.len = len;
-    return ioctl(node, descriptor, FUSEFS_IOC_WINDOW_OPEN, in);
+    return send_ioctl(node, descriptor, FUSEFS_IOC_WINDOW_OPEN, in);
   }
   fusefs_window_open open_window(uint64_t descriptor, uint32_t flags, uint64_t pos = 0,
                                  uint64_t len = 0) {

@@ -2,12 +2,17 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <array>
+#include <cerrno>
 #include <cstdint>
+#include <cstring>
 #include <string>
 
+#include "core/base/random.h"
 #include "core/base/units.h"
 #include "fusefs/huge_pages.h"
 #include "fusefs/window_memory.h"
+#include "tests/support/window_rig.h"
 
 #include <doctest/doctest.h>
 
@@ -68,6 +73,71 @@ TEST_CASE("huge pages are where they can be, and change no byte") {
   memory.frames()[100] = std::byte{4};
   CHECK(program[100] == std::byte{4});
   munmap(mapped, kBytes);
+}
+
+TEST_CASE(
+    "programs that open a window of huge pages at once share it, also when one of them fails") {
+  for_each_seed(6, [](const TestSeed& seed) {
+    WindowRig rig(seed);
+    Random random(seed.seed);
+    constexpr uint64_t kLen = kHugePageBytes + 20 * kPage;
+    rig.model.resize(kLen);
+    for (uint64_t at = 0; at < kLen; at += sizeof(at)) std::memcpy(&rig.model[at], &at, sizeof(at));
+    for (uint64_t pos = 0; pos < kLen; pos += 16 * kPage) {
+      const ConstBytes all(rig.model);
+      const ConstBytes part = all.subspan(pos, std::min(16 * kPage, kLen - pos));
+      REQUIRE(rig.write(rig.node, rig.handle, pos, part).error == 0);
+    }
+    REQUIRE(rig.fsync(rig.node, rig.handle).error == 0);
+    const bool one_fails = seed.seed % 2 == 0;
+    if (one_fails) {
+      SimFault fault = rig.sim().data_fault(IoKind::read);
+      fault.skip = random.below(4);
+      fault.count = 1;
+      rig.sim().device().add_fault(fault);
+    }
+
+    struct Program {
+      uint64_t descriptor = 0;
+      FakeReply reply{};
+    };
+    std::array<Program, 2> programs;
+    std::array<uint64_t, 2> requests{};
+    for (size_t i = 0; i < 2; ++i) {
+      programs[i].descriptor = rig.open(rig.node, O_RDWR);
+      requests[i] = rig.send_open(programs[i].descriptor, kPinned | (i == 0 ? kWrite : 0));
+    }
+    rig.serve();
+    for (size_t i = 0; i < 2; ++i) programs[i].reply = rig.kernel().reply(requests[i]);
+    CHECK((programs[0].reply.error == 0 && programs[1].reply.error == 0) == !one_fails);
+    CHECK(rig.sim().world().inside([&] { return rig.server().windows().stats().huge_bytes; }) <=
+          kHugePageBytes);
+
+    if (seed.seed % 3 == 0) std::swap(programs[0], programs[1]);
+    for (const Program& program : programs) {
+      if (program.reply.error != 0) {
+        CHECK(program.reply.error == EIO);
+        continue;
+      }
+      const auto window = program.reply.as<fusefs_window_open>(sizeof(fuse_ioctl_out));
+      std::byte* const memory = rig.memory(window);
+      CHECK(std::memcmp(memory, rig.model.data(), kLen) == 0);
+      if ((window.flags & kWrite) != 0) {
+        for (const uint64_t at : {uint64_t{7}, kHugePageBytes - 1, kLen - 1}) {
+          memory[at] = rig.model[at] = std::byte{'s'};
+        }
+        REQUIRE(rig.fsync(rig.node, rig.handle).error == 0);
+      }
+      rig.release(rig.node, program.descriptor);
+    }
+    CHECK(rig.holder_count() == 0);
+    CHECK(rig.pin_count() == 0);
+    for (uint64_t pos = 0; pos < kLen; pos += 16 * kPage) {
+      const Message body = rig.read(rig.node, rig.handle, pos, 16 * kPage).body;
+      REQUIRE(body.size() == std::min(16 * kPage, kLen - pos));
+      CHECK(std::memcmp(body.data(), &rig.model[pos], body.size()) == 0);
+    }
+  });
 }
 
 }  // namespace fusefs
