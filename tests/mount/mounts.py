@@ -180,6 +180,19 @@ def as_nobody(function, **more):
     in_child(function, uid=NOBODY, **more)
 
 
+def as_nobody_with_fuse(function, scratch):
+    """As nobody, where /dev/fuse is open to everybody; mounts are nobody else's either."""
+    def in_namespace():
+        call("unshare", 0x20000)  # CLONE_NEWNS
+        run("mount", "--make-rprivate", "/")
+        os.mkdir(scratch)
+        run("mount", "-t", "tmpfs", "none", scratch)
+        run("mknod", "-m", "666", scratch + "/fuse", "c", "10", "229")
+        run("mount", "--bind", scratch + "/fuse", "/dev/fuse")
+        as_nobody(function)
+    in_child(in_namespace)
+
+
 def pattern(length, seed=1):
     """Bytes of which no two blocks are the same."""
     out = bytearray()

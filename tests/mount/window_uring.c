@@ -1,4 +1,5 @@
-/* Direct reads of io_uring into fixed buffers that lie in a window, for tests/mount/libfusefs_test.
+/* Direct reads of io_uring into fixed buffers that lie in a window, for
+ * tests/mount/libfusefs_io_test.
  *
  *   window_uring FILE SOURCE     pins all of FILE, reads all of SOURCE (O_DIRECT) into it,
  *                                fsyncs FILE

@@ -1,6 +1,6 @@
 """Windows (docs/WINDOWS.md) by plain system calls, and writers that store into them until the power
 fails."""
-import array, fcntl, json, os, socket, struct
+import array, contextlib, fcntl, json, os, socket, struct
 from mounts import *
 
 PAGE = 4096
@@ -98,6 +98,37 @@ def pins():
         fcntl.ioctl(fd, PINS, data, True)
         length = struct.unpack_from("I", data, 24)[0]
         return json.loads(data[32:32 + length])
+
+
+def no_windows():
+    wait_until(lambda: stats()["holders"] == 0, "the end of all windows")
+    same(pins(), {"pins": [], "windows": []})
+
+
+@contextlib.contextmanager
+def windowed(path, length=16 * PAGE, flags=PINNED | WRITE, road=ROAD_FILE):
+    """The file's descriptor, the window, its memory; by the socket where there is nothing else."""
+    if not has_control_files():
+        road = ROAD_SOCKET
+    write_file(path, pattern(length))
+    with opened(path, os.O_RDWR) as fd:
+        window = Window(fd, flags | (SOCKET if road == ROAD_SOCKET else 0))
+        connection = None
+        if road == ROAD_SOCKET:
+            memory, connection = window.by_socket()
+        else:
+            memory = window.by_file()
+        try:
+            yield fd, window, memory
+        finally:
+            memory.close()
+            if connection:
+                connection.close()
+    no_windows()
+
+
+def roads():
+    return (ROAD_FILE, ROAD_SOCKET) if has_control_files() else (ROAD_SOCKET,)
 
 
 # ---- writers of power_cut_test ----
