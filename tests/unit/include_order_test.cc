@@ -1,5 +1,5 @@
 // Reads the source: an include goes down the list of folders or stays in its folder; errno stays
-// at the edges; files stay short.
+// at the edges; files and lines stay short.
 #include <algorithm>
 #include <cctype>
 #include <filesystem>
@@ -17,6 +17,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr size_t kLinesMax = 800;
+constexpr size_t kColumnsMax = 100;
 
 // Folders of core/ by height: an include goes to a lower one. An inode has a mapping, so it stands
 // above the memory.
@@ -185,6 +186,14 @@ TEST_CASE("errno is used at the edges only") {
 TEST_CASE("no file is longer than 800 lines") {
   for (const SourceFile& file : source_files()) {
     CHECK_MESSAGE(file.lines.size() <= kLinesMax, file.path, " has ", file.lines.size(), " lines");
+  }
+}
+
+TEST_CASE("no line is longer than 100 columns, nor is a comment, which clang-format leaves alone") {
+  for (const SourceFile& file : source_files()) {
+    for (size_t i = 0; i < file.lines.size(); ++i) {
+      CHECK_MESSAGE(file.lines[i].size() <= kColumnsMax, file.path, ":", i + 1);
+    }
   }
 }
 
