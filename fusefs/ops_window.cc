@@ -298,6 +298,23 @@ Attempt<void> give_back_window(FuseOperation& op, IoctlStash& answer, GiveBackSt
 
 // ---- Direct I/O ----
 
+// As a clone: what the kernel has of the target is old from the moment it is replaced, also what it
+// writes until it has dropped it.
+struct ReplacedByWrite final : WriteWatch {
+  void begin(ReplacedRanges& all, InodeNo ino, uint64_t pos) {
+    if (!range.begun()) all.begin(ino, pos, range);
+    ranges = &all;
+    first = pos;
+  }
+  void written(uint64_t pos, uint64_t len) override {
+    ranges->set_replaced(range, pos + len - first);
+  }
+
+  ReplacedRanges* ranges = nullptr;
+  uint64_t first = 0;
+  ReplacedRanges::Stash range;
+};
+
 struct WindowIoStash {
   enum class Phase : uint8_t { check, fetch, privileges, move, refresh, settle };
   Phase phase = Phase::check;
@@ -309,9 +326,9 @@ struct WindowIoStash {
   RangeRefresh refresh;
   uint64_t done = 0;
   std::optional<Error> error;  // behind what has been done
+  ReplacedByWrite replaced;  // before what tells it
   std::optional<MappedIoStash> io;
   FsyncStash fsync;
-  ReplacedRanges::Stash replaced;
 };
 
 Result<void> check_io(const fusefs_window_io& in, const Window& window) {
@@ -359,16 +376,14 @@ Attempt<void> find_io(FuseOperation& op, IoctlStash& answer, const fusefs_window
   return {};
 }
 
-// As a clone: what the kernel has of the target is old, also what it writes until it has dropped
-// it. Keeps its error.
+// Keeps its error.
 Attempt<void> write_from_window(FuseOperation& op, const fusefs_window_io& in,
                                 const MappedRange& buffer, WindowIoStash& stash) {
   Server& server = op.server();
-  ReplacedRanges& replaced = server.replaced_ranges();
-  if (!stash.replaced.begun()) replaced.begin(stash.file->ino, in.file_pos, stash.replaced);
+  stash.replaced.begin(server.replaced_ranges(), stash.file->ino, in.file_pos);
+  stash.io->watch = &stash.replaced;
   const Attempt<size_t> written =
       write_mapped(server.volume().files(), *stash.file, in.file_pos, buffer, *stash.io);
-  replaced.set_replaced(stash.replaced, written.ok() ? written.value() : stash.io->done);
   if (written.must_restart()) return written.restart();
   stash.done = written.ok() ? written.value() : stash.io->done;
   if (written.failed()) stash.error = written.error();
@@ -428,7 +443,7 @@ Attempt<void> window_io(FuseOperation& op, IoctlStash& answer, WindowIoStash& st
     if (writes) {
       // All was with the device at once: what lies behind an error may have changed too.
       ATTEMPT_OK(stash.refresh.run(server, stash.file->ino, in.file_pos, in.len));
-      stash.replaced.end();
+      stash.replaced.range.end();
     }
     stash.phase = Phase::settle;
   }

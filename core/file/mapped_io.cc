@@ -201,6 +201,7 @@ Attempt<void> write_through_pages(FileContext& context, Inode& inode, uint64_t p
     if (!filled.ok()) return filled;
     if (stash.filled == 0) return Error::bad_address;
     stash.write = WriteStash();
+    stash.write.watch = stash.watch;
     stash.phase = Phase::storing;
   }
   if (stash.phase == Phase::storing) {
@@ -246,6 +247,7 @@ Attempt<size_t> write_mapped(FileContext& context, Inode& inode, uint64_t pos,
     WriteRequest request;
     request.pos = pos;
     request.source = stash.source.get();
+    stash.write.watch = stash.watch;
     const Attempt<size_t> written = write_direct(context, inode, request, stash.write);
     if (!written.ok()) return written;
     stash.done = written.value();

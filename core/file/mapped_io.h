@@ -50,6 +50,7 @@ struct MappedIoStash {
   MappedIoStash();
   ~MappedIoStash();
   uint64_t done = 0;
+  WriteWatch* watch = nullptr;  // of a write
 
   // Writing: the part under way.
   struct Source;

@@ -152,6 +152,7 @@ void finish_piece(FileContext& context, Inode& inode, WriteStash& stash) {
   touch_contents(context, inode);
   stash.done += piece.len;
   context.stats.write_buffered_bytes += piece.len;
+  if (stash.watch != nullptr) stash.watch->written(piece.pos, piece.len);
   piece.unlock();
   note_progress();
 }

@@ -80,7 +80,18 @@ class WriteEnd {
   ~WriteEnd() = default;
 };
 
+// Is told of each part of a write, in order, before anybody else can write there: it is part of the
+// file now. Monitor held. Lives as long as the stash.
+class WriteWatch {
+ public:
+  virtual void written(uint64_t pos, uint64_t len) = 0;
+
+ protected:
+  ~WriteWatch() = default;
+};
+
 struct WriteStash {
+  WriteWatch* watch = nullptr;  // of a buffered or a direct write; null: nobody
   WriteEnd* end = nullptr;  // of a direct write or writethrough; null: it returns to its caller
   NamespaceStash names;
   TailStash tail;

@@ -307,6 +307,8 @@ Attempt<size_t> write_direct(FileContext& context, Inode& inode, const WriteRequ
     if (round.ok()) {
       stash.done += direct.len;
       count_part(context, direct.len);
+      const bool is_known = stash.watch == nullptr || direct.released;
+      if (!is_known) stash.watch->written(direct.pos, direct.len);
     } else {
       note_failed_write(inode, direct.pos, direct.size_end());
     }

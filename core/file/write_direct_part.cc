@@ -51,6 +51,7 @@ FinishNeeds DirectPart::release(const Result<void>& result) {
       CHECK(!has_folios());  // dropped under the blocker state, which is still held
       released = true;
       end_edges();
+      if (stash.watch != nullptr) stash.watch->written(pos, len);
     }
   } else {
     device.refused(context, result.error());

@@ -304,6 +304,48 @@ TEST_CASE("the kernel keeps nothing older than a file, wherever a change of it f
   });
 }
 
+// Its pages of the range are from before, until it has been told to drop them.
+TEST_CASE("what the kernel writes back while a window is written to a file does not land on that") {
+  for_each_seed(20, [](const TestSeed& seed) {
+    for (const Change change : {Change::clone, Change::window_io}) {
+      CAPTURE(static_cast<int>(change));
+      CachedFileRig rig(seed);
+      const auto write_back = [&](uint64_t page) {
+        fuse_write_in in{};
+        in.fh = rig.target_handle;
+        in.offset = page * kPage;
+        in.size = kPage;
+        in.write_flags = FUSE_WRITE_CACHE;
+        return rig.kernel().send(FUSE_WRITE, rig.target,
+                                 Body(in).data(Message(kPage, std::byte{'s'})));
+      };
+      std::map<uint64_t, uint64_t> sent;  // pages, by request
+      const uint64_t changed = rig.send_change(change, 0, kTargetPages);
+      for (uint64_t page = 0; page < kTargetPages; ++page) {
+        if (rig.random.chance(0.7)) sent[write_back(page)] = page;
+      }
+      do {
+        rig.serve();
+      } while (rig.server().notifier().send_next());
+      REQUIRE(rig.kernel().reply(changed).came);
+      REQUIRE(rig.kernel().reply(changed).error == 0);
+      const Message now = rig.contents();
+      std::set<uint64_t> right;
+      for (uint64_t page = 0; page < kTargetPages; ++page) right.insert(page);
+      // Linux waits for these before it drops the range.
+      const auto& arrivals = rig.kernel().arrivals();
+      auto dropped = std::find(arrivals.begin() + rig.seen, arrivals.end(), uint64_t{0});
+      for (; dropped != arrivals.end(); ++dropped) {
+        if (const auto late = sent.find(*dropped); late != sent.end()) right.erase(late->second);
+      }
+      for (const uint64_t page : right) {
+        CAPTURE(page);
+        CHECK(now[page * kPage] == std::byte{'a'});
+      }
+    }
+  });
+}
+
 TEST_CASE("an fsync that fails shows what has been stored into a window all the same") {
   for_each_seed(2, [](const TestSeed& seed) {
     for (const bool by_control_file : {false, true}) {
