@@ -30,7 +30,7 @@ void Notifier::stop() {
 Attempt<void> Notifier::queue_drop(InodeNo ino, uint64_t pos, uint64_t len, Stash& stash) {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (!running_) return {};
-  if (queue_.size() >= kNotifyQueueMax) return restart_after(room_, RestartReason::data_io);
+  if (queue_.size() >= kNotifyQueueMax) return restart_after(room_, RestartReason::kernel);
   stash = std::make_shared<Job>();
   stash->ino = ino;
   stash->pos = static_cast<int64_t>(pos);
@@ -46,7 +46,7 @@ Attempt<void> Notifier::invalidate(InodeNo ino, uint64_t pos, uint64_t len, Stas
     const Attempt<void> queued = queue_drop(ino, pos, len, stash);
     if (!queued.ok() || !stash) return queued;
   }
-  if (!stash->done) return restart_after(stash->finished, RestartReason::data_io);
+  if (!stash->done) return restart_after(stash->finished, RestartReason::kernel);
   return {};
 }
 
@@ -58,7 +58,7 @@ Attempt<void> Notifier::invalidate_soon(InodeNo ino, uint64_t pos, uint64_t len)
 Attempt<void> Notifier::forget_name(InodeNo directory, std::string name) {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (!running_) return {};
-  if (queue_.size() >= kNotifyQueueMax) return restart_after(room_, RestartReason::data_io);
+  if (queue_.size() >= kNotifyQueueMax) return restart_after(room_, RestartReason::kernel);
   auto job = std::make_shared<Job>();
   job->ino = directory;
   job->name = std::move(name);

@@ -45,6 +45,7 @@ enum class RestartReason : uint8_t {
   memory,         // the page cache is full of dirty pages
   space,          // free space is being made
   rights,         // who maps a page has been asked for his right to it, for a while
+  kernel,         // the kernel is to drop what it has cached: it may wait for others' answers first
   idle,           // a background operation with nothing to do
 };
 inline constexpr int kRestartReasonCount = static_cast<int>(RestartReason::idle) + 1;

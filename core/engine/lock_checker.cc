@@ -25,7 +25,8 @@ constexpr uint32_t reasons(std::initializer_list<Reason> list) {
 }
 
 // What an operation may wait for while it holds a lock of the class. None of these ends only
-// after somebody else has got that lock. docs/ENGINE.md has the same table; a test compares them.
+// after somebody else has got that lock. (The kernel is not among them: it may write any page to us
+// before it drops it.) docs/ENGINE.md has the same table; a test compares them.
 constexpr uint32_t kOwnIo = reasons({Reason::outside, Reason::data_io});
 constexpr uint32_t kMetadata =
     reasons({Reason::node_load, Reason::bitmap_load, Reason::space, Reason::journal_space,

@@ -28,9 +28,10 @@ Attempt<void> attempt_once(Operation& operation) {
 }
 
 constexpr std::array<std::string_view, kRestartReasonCount> kReasonNames = {
-    "forced",       "again",       "outside",   "node_load",  "bitmap_load", "data_io",
-    "folio_locked", "writeback",   "two_state", "busy_range", "inode_busy",  "journal_space",
-    "durable",      "dirty_nodes", "memory",    "space",      "rights",      "idle",
+    "forced",     "again",         "outside",   "node_load",   "bitmap_load",
+    "data_io",    "folio_locked",  "writeback", "two_state",   "busy_range",
+    "inode_busy", "journal_space", "durable",   "dirty_nodes", "memory",
+    "space",      "rights",        "kernel",    "idle",
 };
 
 }  // namespace
