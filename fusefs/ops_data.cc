@@ -79,16 +79,22 @@ struct WriteOpStash final : WriteEnd {
     len = written;
     op->set_bytes(written);
   }
-  // An asynchronous direct write leaves pages that were read during it in the kernel's cache as
-  // they were (Linux before 7.2), and nothing tells us which O_DIRECT writes are. One that the
-  // caller waits for has them dropped by the kernel, and loses only time by our doing it too.
-  bool has_stale_pages() const { return may_be_async && op->server().has_kernel_reads(inode->ino); }
+  // A write past the kernel's cache leaves pages that were read during it in there as they were, if
+  // it is asynchronous (Linux before 7.2), or at all (before 6.18, by O_SYNC and O_DSYNC), and
+  // nothing tells us which is. One after which the kernel drops them loses only time by our doing
+  // it too, and little: what has been dropped is not noted any more.
+  bool has_stale_pages() const {
+    const auto& in = op->request().arg<fuse_write_in>();
+    return past_kernel_cache && op->server().has_kernel_reads(inode->ino) &&
+           op->server().has_kernel_pages(inode->ino, in.offset, in.size);
+  }
   bool cleared_suid() const { return inode->attr.mode != mode_before; }
 
   // Since the first attempt.
   FuseOperation* op = nullptr;
   Inode* inode = nullptr;
-  bool may_be_async = false;
+  bool past_kernel_cache = false;
+  bool drops_pages = false;  // of the kernel's, in the last phase
   uint32_t mode_before = 0;
   enum class Phase : uint8_t { write, durable, invalidate };
   Phase phase = Phase::write;
@@ -103,8 +109,8 @@ struct WriteOpStash final : WriteEnd {
 // What one FUSE_WRITE asks for, from its flags and those of its file.
 struct WriteKind {
   bool from_kernel_cache;  // writeback of mapped pages: nobody's system call
+  bool past_kernel_cache;  // O_DIRECT, O_SYNC and O_DSYNC
   bool leaves_pages;       // in the kernel's cache
-  bool may_be_async;       // O_DIRECT past the kernel's cache, perhaps by libaio
   bool direct;             // O_DIRECT: past our cache as well
   bool through;            // to the device at once
   SyncLevel sync;          // before the answer
@@ -115,9 +121,8 @@ struct WriteKind {
     WriteKind kind{};
     const auto flags = static_cast<int>(in.flags);
     kind.from_kernel_cache = (in.write_flags & FUSE_WRITE_CACHE) != 0;
-    const bool past_kernel_cache = (in.write_flags & FUSE_WRITE_LOCKOWNER) != 0;
-    kind.leaves_pages = !past_kernel_cache;
-    kind.may_be_async = past_kernel_cache && (flags & O_DIRECT) != 0;
+    kind.past_kernel_cache = (in.write_flags & FUSE_WRITE_LOCKOWNER) != 0;
+    kind.leaves_pages = !kind.past_kernel_cache;
     if (!kind.from_kernel_cache) kind.sync = server.sync_level(flags, inode);
     kind.by_fsync = kind.sync != SyncLevel::none && sync_writes != SyncWrites::through;
     kind.direct = !kind.from_kernel_cache && (flags & O_DIRECT) != 0;
@@ -220,7 +225,7 @@ Attempt<void> write_data(FuseOperation& op, WriteOpStash& stash) {
   if (stash.op == nullptr) {
     stash.op = &op;
     stash.inode = &inode;
-    stash.may_be_async = kind.may_be_async;
+    stash.past_kernel_cache = kind.past_kernel_cache;
     stash.mode_before = inode.attr.mode;
   }
   if (stash.phase == Phase::write) {
@@ -233,9 +238,10 @@ Attempt<void> write_data(FuseOperation& op, WriteOpStash& stash) {
       const bool data_only = kind.sync == SyncLevel::data;
       COMMIT_OK(keep_error(fsync(op.volume().files(), *file, data_only, stash.fsync), stash.error));
     }
+    stash.drops_pages = stash.has_stale_pages();
     stash.phase = Phase::invalidate;
   }
-  if (stash.has_stale_pages()) {
+  if (stash.drops_pages) {
     // Also behind an error: any of it may have been written.
     ATTEMPT_OK(op.server().notifier().invalidate(inode.ino, in.offset, in.size, stash.notify));
   } else if (stash.cleared_suid()) {

@@ -195,7 +195,7 @@ TEST_CASE("stop() ends serving although the other end is still there") {
   CHECK(kernel.mounted().close(&message).ok());
 }
 
-TEST_CASE("a direct write drops the kernel's pages before it is answered, if it may have any") {
+void check_direct_write_drops(uint32_t flag) {
   const TempImage image(128 << 20);
   format(image);
   SocketKernel kernel(image);
@@ -204,7 +204,7 @@ TEST_CASE("a direct write drops the kernel's pages before it is answered, if it 
   write.fh = handle;
   write.offset = 8192;
   write.size = 4096;
-  write.flags = 2 | O_DIRECT;
+  write.flags = 2 | flag;
   write.write_flags = FUSE_WRITE_LOCKOWNER;
   const Body direct = Body(write).data(Message(4096, std::byte{9}));
   // Nothing has been read: the answer comes at once.
@@ -219,6 +219,10 @@ TEST_CASE("a direct write drops the kernel's pages before it is answered, if it 
 
   read.read_flags = 0;
   CHECK(kernel.call(FUSE_READ, node, Body(read)).error == 0);
+  CHECK(kernel.call(FUSE_WRITE, node, direct).error == 0);  // of other pages
+
+  read.offset = write.offset;
+  CHECK(kernel.call(FUSE_READ, node, Body(read)).error == 0);
   const uint64_t unique = kernel.post(FUSE_WRITE, node, direct);
   uint64_t first = 1;
   const FakeReply notification = kernel.take(&first);
@@ -231,6 +235,14 @@ TEST_CASE("a direct write drops the kernel's pages before it is answered, if it 
   uint64_t second = 0;
   CHECK(kernel.take(&second).error == 0);
   CHECK(second == unique);
+  CHECK(kernel.call(FUSE_WRITE, node, direct).error == 0);  // it has none any more
+}
+
+TEST_CASE("a direct write drops the kernel's pages before it is answered, if it may have any") {
+  check_direct_write_drops(O_DIRECT);
+}
+TEST_CASE("an O_DSYNC write past the kernel's cache drops its pages as a direct one does") {
+  check_direct_write_drops(O_DSYNC);
 }
 
 void write_file(SocketKernel& kernel, const MadeFile& file, uint32_t pages, uint32_t write_flags) {

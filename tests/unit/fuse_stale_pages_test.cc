@@ -32,14 +32,20 @@ enum class Change {
   zero_range,
   allocate,
   direct_write,
+  dsync_write,
   truncate,
   open_truncate,
 };
 constexpr Change kChanges[] = {
-    Change::clone,        Change::window_io,  Change::copy_file_range,
-    Change::punch_hole,   Change::zero_range, Change::allocate,
-    Change::direct_write, Change::truncate,   Change::open_truncate,
+    Change::clone,      Change::window_io,     Change::copy_file_range, Change::punch_hole,
+    Change::zero_range, Change::allocate,      Change::direct_write,    Change::dsync_write,
+    Change::truncate,   Change::open_truncate,
 };
+
+// Linux drops its pages before it asks, and what is read into its cache meanwhile is our business.
+bool is_past_cache(Change change) {
+  return change == Change::direct_write || change == Change::dsync_write;
+}
 
 // A file whose changes are to be durable before they are answered, and what Linux keeps of it.
 struct CachedFileRig : WindowRig {
@@ -109,13 +115,14 @@ struct CachedFileRig : WindowRig {
         return kernel().send(FUSE_FALLOCATE, target, Body(shape));
       case Change::allocate:
         return kernel().send(FUSE_FALLOCATE, target, Body(shape));
-      case Change::direct_write: {
+      case Change::direct_write:
+      case Change::dsync_write: {
         drop(pos, len);  // before it asks
         fuse_write_in in{};
         in.fh = target_handle;
         in.offset = pos;
         in.size = static_cast<uint32_t>(len);
-        in.flags = O_RDWR | O_DIRECT;
+        in.flags = O_RDWR | (change == Change::dsync_write ? O_DSYNC : O_DIRECT);
         in.write_flags = FUSE_WRITE_LOCKOWNER;
         return kernel().send(FUSE_WRITE, target, Body(in).data(Message(len, std::byte{'d'})));
       }
@@ -133,10 +140,10 @@ struct CachedFileRig : WindowRig {
 
   // What Linux does by itself when the change has been answered.
   void note_answered(Change change, uint64_t first, uint64_t count, int error) {
-    if (change == Change::direct_write) size.reset();
+    if (is_past_cache(change)) size.reset();
     if (error != 0 || change == Change::clone || change == Change::window_io) return;
     size.reset();
-    if (change == Change::allocate || change == Change::direct_write) return;
+    if (change == Change::allocate || is_past_cache(change)) return;
     const bool cuts = change == Change::truncate || change == Change::open_truncate;
     if (change == Change::open_truncate) first = 0;
     drop(first * kPage, cuts ? 0 : count * kPage);
@@ -148,7 +155,7 @@ struct CachedFileRig : WindowRig {
     const auto read_some = [&] {
       for (uint64_t reads = random.below(3); reads != 0; --reads) send_read(random.below(10));
     };
-    if (change != Change::direct_write) read_some();
+    if (!is_past_cache(change)) read_some();
     unique = send_change(change, first, count);
     read_some();
     serve();
