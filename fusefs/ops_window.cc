@@ -326,7 +326,7 @@ struct WindowIoStash {
   RangeRefresh refresh;
   uint64_t done = 0;
   std::optional<Error> error;  // behind what has been done
-  ReplacedByWrite replaced;  // before what tells it
+  ReplacedByWrite replaced;    // before what tells it
   std::optional<MappedIoStash> io;
   FsyncStash fsync;
 };

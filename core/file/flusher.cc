@@ -37,9 +37,7 @@ size_t writers_for(const Inode& inode) {
 class InodeWriters::Writer final : public Operation {
  public:
   Writer(Ref<InodeWriters> group, InodeRef inode, bool bounce)
-      : group_(std::move(group)),
-        inode_(std::move(inode)),
-        errors_before_(inode_->write_error_count) {
+      : group_(std::move(group)), inode_(std::move(inode)) {
     writeback_.bounce = bounce;
   }
   ~Writer() override {
@@ -55,8 +53,6 @@ class InodeWriters::Writer final : public Operation {
       const Attempt<void> write = write_back(context, *inode_, kWholeFile, writeback_);
       if (write.must_restart()) return write;
       if (write.failed()) error_ = write.error();
-      // What others had at the device has been waited for. If that has failed, it is dirty again.
-      if (!error_ && inode_->write_error_count != errors_before_) error_ = inode_->write_error;
       written_ = true;
     }
     if (writeback_.bounce) note_pending_size(context, *inode_);
@@ -76,7 +72,6 @@ class InodeWriters::Writer final : public Operation {
 
   Ref<InodeWriters> group_;
   const InodeRef inode_;  // before the stash: its holds are the inode's
-  const uint64_t errors_before_;
   WritebackStash writeback_;
   bool written_ = false;
   std::optional<Error> error_;

@@ -92,7 +92,7 @@ class WriteWatch {
 
 struct WriteStash {
   WriteWatch* watch = nullptr;  // of a buffered or a direct write; null: nobody
-  WriteEnd* end = nullptr;  // of a direct write or writethrough; null: it returns to its caller
+  WriteEnd* end = nullptr;      // of a direct write or writethrough; null: it returns to its caller
   NamespaceStash names;
   TailStash tail;
   bool checked = false;    // that the write is allowed

@@ -23,13 +23,13 @@ struct Through final : WriteStash::Work, IoCompletion {
   Through(FileContext& a_context, Inode& an_inode, const WriteRequest& request, WriteStash& a_stash)
       : context(a_context), inode(an_inode), wanted(request.data.size()), stash(a_stash) {}
   ~Through() override {
-    fail();
+    fail(Error::shut_down);
     disarm();
   }
   FinishNeeds release(const Result<void>& result) override;
   void finish() override;
   // Lets go of a piece that has not been written, or not completely.
-  void fail();
+  void fail(Error error);
   void leave();
 
   uint64_t end() const { return pos + len; }
@@ -102,7 +102,7 @@ void Through::leave() {
 
 // What was in memory is dirty now, and stays so until it can be written. Beyond the end of the
 // file, which has not moved, there is nothing.
-void Through::fail() {
+void Through::fail(Error error) {
   PageCache& cache = context.cache;
   if (locked) {
     for (FolioRef& folio : folios) cache.unlock(*folio);
@@ -123,6 +123,7 @@ void Through::fail() {
       kept.push_back(folio);
     }
     dirty_again(context, placement, kept);
+    for (const FolioRef& folio : kept) inode.mapping.note_failed(folio->index, error);
     if (!kept.empty()) context.inodes.mark_pages_dirty(inode);
   }
   leave();
@@ -475,7 +476,7 @@ Attempt<size_t> write_through(FileContext& context, Inode& inode, const WriteReq
       continue;
     }
     if (through.phase == Phase::writing) note_failed_write(inode, through.pos, through.end());
-    through.fail();
+    through.fail(piece.error());
     through.released = false;
     if (request.kernel_writeback && piece.error() != Error::no_space) {
       // Somebody stored these bytes and has gone: they stay in memory, to be tried again.

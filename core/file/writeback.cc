@@ -20,7 +20,7 @@ void WritebackStash::State::set_range(FileRange range) {
   whole = range;
   first = range.first;
   end = range.end;
-  if (stash.bounce) inode.mapping.add_watch(*this);
+  inode.mapping.add_watch(*this);
 }
 
 //     this call                       end of a pin
@@ -29,6 +29,7 @@ void WritebackStash::State::set_range(FileRange range) {
 //     page is not storable
 //     durable, without it
 void WritebackStash::State::became_ordinary(FileBlock index) {
+  if (!stash.bounce) return;
   if (index < whole.first || index >= whole.end) return;
   const bool in_round = index >= first && index < end;
   const bool passed = in_round && index < stash.cursor;
@@ -42,9 +43,19 @@ void WritebackStash::State::became_ordinary(FileBlock index) {
 //     waits for writeback             right is late: gives up; storable
 //     durable, without it
 void WritebackStash::State::given_up(FileBlock index) {
+  if (!stash.bounce) return;
   if (index < whole.first || index >= whole.end) return;
   const bool will_be_met = !bouncing && index >= stash.cursor && index < end;
   if (!will_be_met) missed.insert(index);
+}
+
+//     this call                       flusher, O_DSYNC write
+//                                     page is under writeback
+//     page is not dirty
+//     waits for writeback             the device fails: dirty again
+//     on the device, it says
+void WritebackStash::State::failed(FileBlock index, Error a_error) {
+  if (index >= whole.first && index < whole.end && !error) error = a_error;
 }
 
 bool WritebackStash::State::begin_missed() {
@@ -59,7 +70,7 @@ bool WritebackStash::State::begin_missed() {
 }
 
 void WritebackStash::State::abandon() {
-  if (stash.bounce) inode.mapping.remove_watch(*this);
+  inode.mapping.remove_watch(*this);
   for (size_t i = 0; i < folios.size(); ++i) {
     if (folios[i]->writeback) end_page(*this, i, false);
   }
@@ -317,6 +328,7 @@ void fail_run(FileContext& context, Inode& inode, WritebackStash& stash, Error e
   }
   dirty_again(context, state.placement, state.folios);
   record_error(inode, state, error);
+  for (const FolioRef& folio : state.folios) inode.mapping.note_failed(folio->index, error);
   ++context.failed_runs_in_row;
   context.cache.dirty_shrunk().wake_all();  // writers look whether there is still hope
   leave_run(stash);

@@ -60,7 +60,8 @@ struct WritebackStash {
 // to the journal (inode.changed_seq), neither of them necessarily durable. One stash, one call.
 //   Restarts  two_state, folio_locked, writeback, data_io, node_load, bitmap_load, journal_space
 //   Errors    io_failed, device_gone, no_space (backing file): the folios stay dirty, the error is
-//             kept in the inode; the rest of the range has been written all the same
+//             kept in the inode; the rest of the range has been written all the same. Also where
+//             others have failed to write what this call has waited for
 Attempt<void> write_back(FileContext& context, Inode& inode, FileRange range,
                          WritebackStash& stash);
 

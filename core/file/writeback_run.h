@@ -39,6 +39,7 @@ struct WritebackStash::State final : WritebackWatch {
   void set_range(FileRange range);
   void became_ordinary(FileBlock index) override;
   void given_up(FileBlock index) override;
+  void failed(FileBlock index, Error error) override;
   // Goes through pages that were missed. False: there are none.
   bool begin_missed();
   // The operation was destroyed half-way: nothing of the run may be lost.

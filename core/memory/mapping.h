@@ -22,6 +22,7 @@
 #include <set>
 #include <vector>
 
+#include "core/base/error.h"
 #include "core/memory/folio.h"
 #include "core/memory/reclaim_policy.h"
 #include "core/memory/translations.h"
@@ -33,13 +34,15 @@ class SharedBlocks;
 enum class MappingOf : uint8_t { file, shared_blocks };
 
 // Is told of pages that who goes through the dirty pages first and through the storable ones then,
-// and waits for those that somebody else writes, would miss.
+// and waits for those that somebody else writes, would miss; and of what comes of that waiting.
 class WritebackWatch {
  public:
   // It is dirty, and was storable.
   virtual void became_ordinary(FileBlock index) = 0;
   // It is dirty or storable, and was under writeback that has been given up.
   virtual void given_up(FileBlock index) = 0;
+  // The same, because the device or the volume has failed.
+  virtual void failed(FileBlock index, Error error) = 0;
 
  protected:
   ~WritebackWatch() = default;
@@ -87,6 +90,9 @@ class Mapping {
   void remove_watch(WritebackWatch& watch) { std::erase(watches_, &watch); }
   void note_given_up(FileBlock index) {
     for (WritebackWatch* watch : watches_) watch->given_up(index);
+  }
+  void note_failed(FileBlock index, Error error) {
+    for (WritebackWatch* watch : watches_) watch->failed(index, error);
   }
 
   // Who is told when pages of this file move or go; null: nobody. Outlives the mapping.

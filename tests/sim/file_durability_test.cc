@@ -249,5 +249,38 @@ TEST_CASE("a sync that finds the flusher's write at the device tells when that f
   });
 }
 
+// What had been written before, without a flag, is in the same page.
+TEST_CASE("an fsync that finds an O_DSYNC write of its page at the device tells when that fails") {
+  for_each_seed(8, [](const TestSeed& seed) {
+    SimVolume sim(seed);
+    Random random = sim.world().random().fork();
+    OpenFile file;
+    file.inode = sim.create("file");
+    const Content data = random_bytes(random, 4 * kBlockBytes);
+    REQUIRE(sim.write(*file.inode, 0, data, How::direct).ok());
+    REQUIRE(sim.fsync(file).ok());
+    const Content first = random_bytes(random, 2 * kBlockBytes);
+    REQUIRE(sim.write(*file.inode, kBlockBytes, first, How::buffered).ok());
+    SimFault fault = sim.data_fault(IoKind::write);
+    fault.count = 1;
+    fault.delay_ns = kNsPerSecond / 2;
+    sim.device().add_fault(fault);
+    const Content second = random_bytes(random, kBlockBytes + 100);
+    std::optional<Result<size_t>> written;
+    sim.spawn_write(*file.inode, kBlockBytes, second, How::dsync,
+                    [&](Result<size_t> outcome) { written.emplace(outcome); });
+    const auto under_way = [&] { return file.inode->mapping.writeback_count() == 2; };
+    REQUIRE(sim.world().run_until(under_way));
+    CHECK(sim.fsync(file).error() == Error::io_failed);
+    REQUIRE(sim.world().run_until([&] { return written.has_value(); }));
+    CHECK(written->error() == Error::io_failed);
+    REQUIRE(sim.fsync(file).ok());
+    const Content now = sim.read_all(*file.inode);
+    sim.world().inside([&] { file.inode.reset(); });
+    SimVolume again(seed, {}, sim.power_cut());
+    CHECK(again.read_all(*again.lookup("file")) == now);
+  });
+}
+
 }  // namespace
 }  // namespace fusefs
