@@ -3,10 +3,12 @@
 //
 // The kernel knows nothing of them: what it has of mapped pages must come to us before.
 #include <cerrno>
+#include <optional>
 
 #include "core/file/dedupe.h"
 #include "core/file/unshare.h"
 #include "fusefs/ioctl_answer.h"
+#include "fusefs/range_refresh.h"
 #include "fusefs/remap_source.h"
 
 namespace fusefs {
@@ -27,6 +29,7 @@ struct DedupeOpStash {
   Notifier::Stash notify_changed;
   uint64_t same_bytes = 0;
   DedupeStash dedupe;
+  std::optional<Error> error;  // of that, perhaps after a part
 };
 
 // As the kernel for FIDEDUPERANGE: contents do not change, so that their owner may always.
@@ -66,15 +69,18 @@ Attempt<void> dedupe(FuseOperation& op, IoctlStash& answer, DedupeOpStash& stash
     stash.phase = Phase::dedupe;
   }
   if (stash.phase == Phase::dedupe) {
-    COMMIT(stash.same_bytes, dedupe_range(op.volume().files(), from, range.source_pos, to,
-                                          range.target_pos, stash.len, stash.dedupe));
+    const Attempt<uint64_t> same = dedupe_range(op.volume().files(), from, range.source_pos, to,
+                                                range.target_pos, stash.len, stash.dedupe);
+    COMMIT_OK(keep_error(same, stash.error));
+    if (same.ok()) stash.same_bytes = same.value();
     op.set_bytes(stash.same_bytes);
     stash.phase = Phase::refresh;
   }
-  // Where the source has a hole, the target has fewer blocks now.
-  if (stash.dedupe.shared != 0) {
+  // Where the source has a hole, the target has fewer blocks now. Also behind an error.
+  if (stash.dedupe.shared != 0 || stash.error) {
     ATTEMPT_OK(notifier.invalidate_attr(to.ino, stash.notify_changed));
   }
+  if (stash.error) return *stash.error;
   range.same_bytes = stash.same_bytes;
   range.shared_bytes = stash.dedupe.shared;
   if (!stash.dedupe.same) range.flags |= FUSEFS_DEDUPE_DIFFERS;
