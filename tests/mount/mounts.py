@@ -140,7 +140,7 @@ def read_file(path):
 
 
 class opened:
-    """with opened(path, flags[, mode]) as fd"""
+    """with opened(path, flags[, mode]) as fd; it may outlive its daemon"""
     def __init__(self, path, flags=os.O_RDWR | os.O_CREAT, mode=0o644):
         self.fd = os.open(path, flags, mode)
 
@@ -148,7 +148,10 @@ class opened:
         return self.fd
 
     def __exit__(self, *_):
-        os.close(self.fd)
+        try:
+            os.close(self.fd)
+        except OSError as error:
+            same(errno.errorcode.get(error.errno), "ENOTCONN")
 
 
 def in_child(function, uid=0, gid=None, groups=(), directory=None):
