@@ -18,6 +18,8 @@
 // would decode wrongly.
 #pragma once
 
+#include <string_view>
+
 #include "fusefs/operation.h"
 
 namespace fusefs {
@@ -37,6 +39,11 @@ void serve_tmpfile();
 void serve_copy_file_range(bool wide_answer);
 void serve_setxattr(const RequestLayout& layout);
 void serve_syncfs();
+// After a change of a name, which is made: durable if it must be. Linux takes no notice of what has
+// changed when the answer is an error, so it forgets the name then, soon.
+//   Restarts, Errors  as Server::settle_names()
+Attempt<void> settle_name(FuseOperation& op, JournalSeq seq, InodeNo directory,
+                          std::string_view name);
 // True when the request is for a control file of a window, and an operation has been made of it.
 bool serve_window_node(const fuse_in_header& header);
 // What a lookup of such a file answers.

@@ -1,5 +1,7 @@
 #include <sys/stat.h>
 
+#include <string>
+
 #include "fusefs/ops.h"
 
 namespace fusefs {
@@ -14,8 +16,8 @@ struct EntryStash {
 };
 
 // The entry is there: durable if it must be, then promised.
-Attempt<void> finish_entry(FuseOperation& op, EntryStash& stash) {
-  ATTEMPT_OK(op.server().settle_names(stash.names.seq, op.node()));
+Attempt<void> finish_entry(FuseOperation& op, std::string_view name, EntryStash& stash) {
+  ATTEMPT_OK(settle_name(op, stash.names.seq, op.node(), name));
   stash.node = NodeView(*stash.inode);
   op.promise_lookup(stash.inode->ino);
   return {};
@@ -33,7 +35,7 @@ void serve_create(fuse_req_t req, std::string_view name, CreateRequest create) {
           COMMIT(stash.inode, op.volume().names().create(op.node(), name, create, op.caller(umask),
                                                          stash.names));
         }
-        return finish_entry(op, stash);
+        return finish_entry(op, name, stash);
       },
       answer_entry);
 }
@@ -66,7 +68,7 @@ void link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t, const char* name) {
         if (!stash.inode) {
           COMMIT(stash.inode, op.volume().names().link(ino, op.node(), name, stash.names));
         }
-        return finish_entry(op, stash);
+        return finish_entry(op, name, stash);
       },
       answer_entry);
 }
@@ -90,7 +92,7 @@ void serve_remove(fuse_req_t req, std::string_view name, Remove remove) {
           stash.done = true;
           op.server().note_unlinked(*removed);
         }
-        return op.server().settle_names(stash.names.seq, op.node());
+        return settle_name(op, stash.names.seq, op.node(), name);
       },
       [](Reply& reply, RemoveStash&) { reply.empty(); });
 }
@@ -144,13 +146,24 @@ void rename(fuse_req_t req, fuse_ino_t, const char* name, fuse_ino_t to, const c
           stash.done = true;
           if (replaced && *mode != RenameMode::exchange) op.server().note_unlinked(*replaced);
         }
-        ATTEMPT_OK(op.server().settle_names(stash.names.seq, op.node()));
-        return op.server().settle_names(stash.names.seq, names.to_directory);
+        const JournalSeq seq = stash.names.seq;
+        const Attempt<void> from = settle_name(op, seq, op.node(), names.from);
+        if (from.must_restart()) return from;
+        ATTEMPT_OK(settle_name(op, seq, names.to_directory, names.to));
+        return from;
       },
       [](Reply& reply, RemoveStash&) { reply.empty(); });
 }
 
 }  // namespace
+
+Attempt<void> settle_name(FuseOperation& op, JournalSeq seq, InodeNo directory,
+                          std::string_view name) {
+  const Attempt<void> settled = op.server().settle_names(seq, directory);
+  if (!settled.failed()) return settled;
+  COMMIT_OK(op.server().notifier().forget_name(directory, std::string(name)));
+  return settled;
+}
 
 void add_name_ops(fuse_lowlevel_ops& ops) {
   ops.mknod = mknod;

@@ -101,18 +101,19 @@ struct CreateStash {
 Attempt<void> create_file(FuseOperation& op, CreateStash& stash, bool named) {
   const auto& in = op.request().arg<fuse_create_in>();
   Namespace& names = op.volume().names();
+  const std::string_view name = named ? op.request().name_after(sizeof(in)) : std::string_view();
   if (!stash.inode) {
     CreateRequest create;
     create.mode = S_IFREG | (in.mode & 07777);
     const Caller caller = op.caller(in.umask);
     if (named) {
-      const std::string_view name = op.request().name_after(sizeof(in));
       COMMIT(stash.inode, names.create(op.node(), name, create, caller, stash.names));
     } else {
       COMMIT(stash.inode, names.create_unnamed(op.node(), create, caller, stash.names));
     }
   }
-  ATTEMPT_OK(op.server().settle_names(stash.names.seq, op.node()));
+  ATTEMPT_OK(named ? settle_name(op, stash.names.seq, op.node(), name)
+                   : op.server().settle_names(stash.names.seq, op.node()));
   stash.node = NodeView(*stash.inode);
   op.promise_lookup(stash.inode->ino);
   if (!named) op.server().note_unlinked(*stash.inode);

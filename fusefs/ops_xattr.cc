@@ -66,7 +66,17 @@ struct ChangeStash {
   Phase phase = Phase::change;
   NamespaceStash names;
   NamespaceStash sgid_names;
+  Notifier::Stash notify;
 };
+
+// Linux looks at times and ACLs again when the answer is no error.
+Attempt<void> settle_change(FuseOperation& op, JournalSeq seq, const Inode& inode,
+                            ChangeStash& stash) {
+  const Attempt<void> settled = op.server().settle(seq, inode);
+  if (!settled.failed()) return settled;
+  COMMIT_OK(op.server().notifier().invalidate_attr(inode.ino, stash.notify));
+  return settled;
+}
 
 void removexattr(fuse_req_t req, fuse_ino_t, const char* name) {
   serve<ChangeStash>(
@@ -79,7 +89,7 @@ void removexattr(fuse_req_t req, fuse_ino_t, const char* name) {
           stash.phase = Phase::settle;
         }
         ATTEMPT(const InodeRef inode, op.volume().inodes().get(op.node(), stash.names.pins));
-        return op.server().settle(stash.names.seq, *inode);
+        return settle_change(op, stash.names.seq, *inode, stash);
       },
       [](Reply& reply, ChangeStash&) { reply.empty(); });
 }
@@ -127,7 +137,7 @@ Attempt<void> change_xattr(FuseOperation& op, size_t arg_bytes, ChangeStash& sta
     stash.phase = Phase::settle;
   }
   ATTEMPT(const InodeRef inode, op.volume().inodes().get(op.node(), stash.names.pins));
-  return op.server().settle(inode->changed_seq, *inode);
+  return settle_change(op, inode->changed_seq, *inode, stash);
 }
 
 }  // namespace

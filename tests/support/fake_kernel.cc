@@ -44,6 +44,14 @@ Result<void> FakeKernel::write(std::span<const iovec> message) {
   std::memcpy(&header, bytes.data(), sizeof(header));
   REQUIRE(header.len == bytes.size());
   if (header.unique == 0) {
+    if (header.error == FUSE_NOTIFY_INVAL_ENTRY) {
+      fuse_notify_inval_entry_out told{};
+      REQUIRE(bytes.size() > sizeof(header) + sizeof(told));
+      std::memcpy(&told, bytes.data() + sizeof(header), sizeof(told));
+      const auto* name =
+          reinterpret_cast<const char*>(bytes.data()) + sizeof(header) + sizeof(told);
+      forgotten_.emplace(told.parent, std::string(name, told.namelen));
+    }
     if (header.error != FUSE_NOTIFY_INVAL_INODE) return {};
     REQUIRE(bytes.size() == sizeof(header) + sizeof(fuse_notify_inval_inode_out));
     std::memcpy(&drops_.emplace_back(), bytes.data() + sizeof(header), sizeof(drops_.back()));

@@ -14,6 +14,7 @@
 #include <set>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "fusefs/fuse_source.h"
@@ -78,6 +79,8 @@ class FakeKernel final : public Channel {
   const std::vector<uint64_t>& arrivals() const { return arrivals_; }
   // What it has been told to drop (FUSE_NOTIFY_INVAL_INODE).
   const std::vector<fuse_notify_inval_inode_out>& drops() const { return drops_; }
+  // The names that it has been told to forget (FUSE_NOTIFY_INVAL_ENTRY).
+  const std::set<std::pair<uint64_t, std::string>>& forgotten() const { return forgotten_; }
   size_t reply_count() const { return reply_count_; }
   bool has_requests() const { return !requests_.empty(); }
 
@@ -95,6 +98,7 @@ class FakeKernel final : public Channel {
   std::map<uint64_t, FakeReply> replies_;
   std::vector<uint64_t> arrivals_;
   std::vector<fuse_notify_inval_inode_out> drops_;
+  std::set<std::pair<uint64_t, std::string>> forgotten_;
   size_t reply_count_ = 0;
   uint64_t next_unique_ = 2;
   uint32_t uid_ = 0;

@@ -387,5 +387,49 @@ TEST_CASE("flags that cannot be made durable are shown as they are") {
   });
 }
 
+TEST_CASE("names and attributes whose change cannot be made durable are looked up again") {
+  for_each_seed(4, [](const TestSeed& seed) {
+    MountOptions options;
+    options.sync = true;
+    FuseRig rig(seed, options);
+    const uint64_t node = rig.create("file").nodeid;
+    const uint64_t other = rig.mkdir(kRoot, "other").nodeid;
+    break_journal(rig.sim());
+    const auto send = [&](uint32_t opcode, const Body& body) {
+      const uint64_t unique = rig.kernel().send(opcode, kRoot, body);
+      do {
+        rig.serve();
+      } while (rig.server().notifier().send_next());
+      return rig.kernel().reply(unique).error;
+    };
+    using Names = std::set<std::pair<uint64_t, std::string>>;
+    switch (seed.seed % 4) {
+      case 0:
+        CHECK(send(FUSE_UNLINK, Body().name("file")) == EIO);
+        CHECK(rig.kernel().forgotten() == Names{{kRoot, "file"}});
+        break;
+      case 1:
+        CHECK(send(FUSE_MKDIR, Body(fuse_mkdir_in{0755, 0}).name("new")) == EIO);
+        CHECK(rig.kernel().forgotten() == Names{{kRoot, "new"}});
+        break;
+      case 2:
+        CHECK(send(FUSE_RENAME, Body(fuse_rename_in{other}).name("file").name("new")) == EIO);
+        CHECK(rig.kernel().forgotten() == Names{{kRoot, "file"}, {other, "new"}});
+        break;
+      case 3: {
+        const size_t told = rig.kernel().drops().size();
+        fuse_setxattr_in in{};
+        in.size = 1;
+        const Body body = Body(in).name("user.a").data(Message(1, std::byte{'x'}));
+        const FakeReply reply = rig.call(FUSE_SETXATTR, node, body);
+        CHECK(reply.error == EIO);
+        REQUIRE(rig.kernel().drops().size() == told + 1);
+        CHECK(rig.kernel().drops().back().ino == node);
+        break;
+      }
+    }
+  });
+}
+
 }  // namespace
 }  // namespace fusefs
