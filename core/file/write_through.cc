@@ -426,7 +426,9 @@ void end_piece(FileContext& context, Inode& inode, WriteStash& stash, Through& t
 Attempt<void> write_piece(FileContext& context, Inode& inode, const WriteRequest& request,
                           WriteStash& stash, Through& through) {
   if (through.phase == Phase::planning && !through.released) {
-    ATTEMPT_OK(plan(context, inode, request, stash, through));
+    // Not an ATTEMPT: nobody keeps others away from the folios until they are locked or marked.
+    const Attempt<void> planned = plan(context, inode, request, stash, through);
+    if (!planned.ok()) return planned;
   }
   if (through.phase == Phase::copying) {
     uint64_t bytes = 0;
